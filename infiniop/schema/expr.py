@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from .dtypes import ALL
 
 _COMPARE = {ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">="}
-_BINARY = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*"}
+_BINARY = {ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul"}
 _FUNCTIONS = {"rank", "size", "ndim", "stride", "dim", "has", "min", "max"}
 _DTYPE_CODES = {d.name: d.code for d in ALL}
 
@@ -79,7 +79,7 @@ def _cpp(node: ast.expr, names: CppNames, text: str) -> str:
         case ast.UnaryOp(op=ast.USub(), operand=operand):
             return f"-({_cpp(operand, names, text)})"
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            return f"({_cpp(left, names, text)} {_BINARY[type(op)]} {_cpp(right, names, text)})"
+            return f"{_BINARY[type(op)]}({_cpp(left, names, text)}, {_cpp(right, names, text)})"
         case ast.BinOp(left=left, op=ast.FloorDiv(), right=right):
             return f"floor_div({_cpp(left, names, text)}, {_cpp(right, names, text)})"
         case ast.BinOp(left=left, op=ast.Mod(), right=right):
