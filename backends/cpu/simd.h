@@ -1,0 +1,215 @@
+// Vectors of f32 and f64 by GCC vector extensions; width by instruction set. Loads and stores are unaligned and convert
+// from and to the storage type, rounding to nearest even.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "cpu.h"
+
+#if defined(__F16C__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace infiniop::cpu {
+
+#if defined(__AVX512F__)
+constexpr size_t vector_bytes = 64;
+#elif defined(__AVX2__)
+constexpr size_t vector_bytes = 32;
+#else
+constexpr size_t vector_bytes = 16;
+#endif
+
+template <class C> struct VectorOf;
+template <> struct VectorOf<float> {
+    typedef float type __attribute__((vector_size(vector_bytes)));
+    typedef int32_t mask __attribute__((vector_size(vector_bytes)));
+    typedef uint32_t bits __attribute__((vector_size(vector_bytes)));
+    typedef uint16_t halves __attribute__((vector_size(vector_bytes / 2)));
+};
+template <> struct VectorOf<double> {
+    typedef double type __attribute__((vector_size(vector_bytes)));
+    typedef int64_t mask __attribute__((vector_size(vector_bytes)));
+    typedef uint64_t bits __attribute__((vector_size(vector_bytes)));
+};
+
+using vf = VectorOf<float>::type;
+using vi = VectorOf<float>::mask;
+using vu = VectorOf<float>::bits;
+using vh = VectorOf<float>::halves;
+using vd = VectorOf<double>::type;
+
+// The vector in which elements stored as T are computed, and its number of lanes.
+template <class T> using vector_t = typename VectorOf<compute_t<T>>::type;
+template <class T> constexpr size_t lanes = vector_bytes / sizeof(compute_t<T>);
+
+template <class V> V splat(decltype(V{}[0] + V{}[0]) value) { return value - V{}; }
+
+// Same bits, other type.
+template <class To, class From> To bit_cast(const From &from) {
+    static_assert(sizeof(To) == sizeof(From));
+    To to;
+    std::memcpy(&to, &from, sizeof(to));
+    return to;
+}
+
+// ---- conversions ----------------------------------------------------------------------------------------------
+
+inline vf widen(vh h, bf16) { return bit_cast<vf>(__builtin_convertvector(h, vu) << 16); }
+
+inline vh narrow(vf v, bf16) {
+    const vu x = bit_cast<vu>(v);
+    const vu rounded = (x + 0x7fffu + ((x >> 16) & 1u)) >> 16;
+    const vu quiet = (x >> 16) | 0x40u;
+    return __builtin_convertvector((vu)(v != v ? quiet : rounded), vh);
+}
+
+#if defined(__AVX512F__)
+inline vf widen(vh h, f16) { return (vf)_mm512_maskz_cvtph_ps(0xffff, (__m256i)h); }
+inline vh narrow(vf v, f16) { return (vh)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#elif defined(__AVX2__) && defined(__F16C__)
+inline vf widen(vh h, f16) { return (vf)_mm256_cvtph_ps((__m128i)h); }
+inline vh narrow(vf v, f16) { return (vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+#else
+inline vf widen(vh h, f16) {
+    const vu x = __builtin_convertvector(h, vu);
+    const vu magnitude = (x & 0x7fffu) << 13;
+    const vu finite = bit_cast<vu>(bit_cast<vf>(magnitude) * 0x1p112f); // moves the exponent; subnormals come out right
+    const vu special = magnitude | 0x7f800000u;
+    return bit_cast<vf>((vu)((x & 0x7c00u) == 0x7c00u ? special : finite) | ((x & 0x8000u) << 16));
+}
+inline vh narrow(vf v, f16) {
+    const vu x = bit_cast<vu>(v), magnitude = x & 0x7fffffffu;
+    const vu normal = (magnitude + 0xfffu + ((magnitude >> 13) & 1u) - (112u << 23)) >> 13;
+    const vu subnormal = bit_cast<vu>(bit_cast<vf>(magnitude) + 0.5f) - 0x3f000000u; // the addition rounds
+    vu half = magnitude < 0x38800000u ? subnormal : normal;
+    half = magnitude >= 0x47800000u ? (half & 0u) + 0x7c00u : half;
+    half = magnitude > 0x7f800000u ? ((magnitude >> 13) & 0x3ffu) | 0x7e00u : half;
+    return __builtin_convertvector(half | ((x >> 16) & 0x8000u), vh);
+}
+#endif
+
+// ---- loads and stores -----------------------------------------------------------------------------------------
+
+// How many lanes of a vector are meant: all of them, or the first n (fewer than all).
+struct All {};
+struct First {
+    size_t n;
+};
+
+namespace detail {
+// Copies bytes < 2·step, a multiple of 2.
+template <size_t step> void copy_small(char *dst, const char *src, size_t bytes) {
+    if (bytes & step) {
+        std::memcpy(dst, src, step);
+    }
+    if constexpr (step > 2) {
+        copy_small<step / 2>(dst + (bytes & step), src + (bytes & step), bytes);
+    }
+}
+
+template <class V, class T> V load_bits(const T *p, All) {
+    V v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+}
+template <class V, class T> V load_bits(const T *p, First part) {
+    V v = {};
+    copy_small<sizeof(V) / 2>(reinterpret_cast<char *>(&v), reinterpret_cast<const char *>(p), part.n * sizeof(T));
+    return v;
+}
+template <class V, class T> void store_bits(T *p, V v, All) { std::memcpy(p, &v, sizeof(v)); }
+template <class V, class T> void store_bits(T *p, V v, First part) {
+    copy_small<sizeof(V) / 2>(reinterpret_cast<char *>(p), reinterpret_cast<const char *>(&v), part.n * sizeof(T));
+}
+} // namespace detail
+
+// Lanes beyond `First` come as 0.
+template <class Part = All> vf load(const float *p, Part part = {}) { return detail::load_bits<vf>(p, part); }
+template <class Part = All> vd load(const double *p, Part part = {}) { return detail::load_bits<vd>(p, part); }
+template <class Part = All> vf load(const f16 *p, Part part = {}) { return widen(detail::load_bits<vh>(p, part), f16{}); }
+template <class Part = All> vf load(const bf16 *p, Part part = {}) { return widen(detail::load_bits<vh>(p, part), bf16{}); }
+
+template <class Part = All> void store(float *p, vf v, Part part = {}) { detail::store_bits(p, v, part); }
+template <class Part = All> void store(double *p, vd v, Part part = {}) { detail::store_bits(p, v, part); }
+template <class Part = All> void store(f16 *p, vf v, Part part = {}) { detail::store_bits(p, narrow(v, f16{}), part); }
+template <class Part = All> void store(bf16 *p, vf v, Part part = {}) { detail::store_bits(p, narrow(v, bf16{}), part); }
+
+// Calls f(i, part) for i = 0, L, 2L … below n; part is All, and First for the rest.
+template <size_t L, class F> void for_vectors(size_t n, F &&f) {
+    size_t i = 0;
+    for (; i + L <= n; i += L) {
+        f(i, All{});
+    }
+    if (i < n) {
+        f(i, First{n - i});
+    }
+}
+
+// Scalars.
+inline float get(float x) { return x; }
+inline double get(double x) { return x; }
+inline float get(bf16 x) { return bit_cast<float>(uint32_t(x.bits) << 16); }
+float get(f16 x);
+template <class T> T put(compute_t<T> x);
+template <> inline float put<float>(float x) { return x; }
+template <> inline double put<double>(double x) { return x; }
+template <> inline bf16 put<bf16>(float x) { return {narrow(splat<vf>(x), bf16{})[0]}; }
+template <> inline f16 put<f16>(float x) { return {narrow(splat<vf>(x), f16{})[0]}; }
+inline float get(f16 x) {
+    vh h = {};
+    h[0] = x.bits;
+    return widen(h, f16{})[0];
+}
+
+// ---- across lanes ---------------------------------------------------------------------------------------------
+
+template <class V> auto sum(V v) {
+    constexpr size_t n = sizeof(V) / sizeof(v[0]);
+    if constexpr (n == 2) {
+        return v[0] + v[1];
+    } else {
+        typedef __typeof__(v[0] + v[0]) Half __attribute__((vector_size(sizeof(V) / 2)));
+        Half parts[2];
+        std::memcpy(parts, &v, sizeof(v));
+        return sum(parts[0] + parts[1]);
+    }
+}
+
+// NaN in any lane is not promised to win.
+template <class V> auto max_lane(V v) {
+    constexpr size_t n = sizeof(V) / sizeof(v[0]);
+    if constexpr (n == 2) {
+        return v[0] > v[1] ? v[0] : v[1];
+    } else {
+        typedef __typeof__(v[0] + v[0]) Half __attribute__((vector_size(sizeof(V) / 2)));
+        Half parts[2];
+        std::memcpy(parts, &v, sizeof(v));
+        return max_lane((Half)(parts[0] > parts[1] ? parts[0] : parts[1]));
+    }
+}
+
+template <class V> V max(V a, V b) { return a > b ? a : b; }
+template <class V> V min(V a, V b) { return a < b ? a : b; }
+
+namespace detail {
+template <class V, size_t n = sizeof(V) / sizeof(V{}[0])> decltype(V{} < V{}) lane_numbers() {
+    decltype(V{} < V{}) v = {};
+    for (size_t i = 0; i < n; i++) {
+        v[i] = i;
+    }
+    return v;
+}
+} // namespace detail
+
+// The first n lanes of v, `other` in the rest.
+template <class V> V keep(V v, All, V) { return v; }
+template <class V> V keep(V v, First part, V other) {
+    using Mask = decltype(v < v);
+    const Mask n = Mask{} + decltype(Mask{}[0] + Mask{}[0])(part.n);
+    return detail::lane_numbers<V>() < n ? v : other;
+}
+
+} // namespace infiniop::cpu

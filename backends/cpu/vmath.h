@@ -1,0 +1,97 @@
+// exp, log, tanh, erf of vectors. f32: about 1–2 units in the last place, exact at infinities and NaN, subnormal results
+// included; polynomials are minimax fits of our own. f64: the C library, lane by lane.
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "simd.h"
+
+namespace infiniop::cpu {
+
+namespace detail {
+// c0 + c1·x + c2·x² + …
+template <class V> V polynomial(V, float c0) { return splat<V>(c0); }
+template <class V, class... Rest> V polynomial(V x, float c0, Rest... rest) { return polynomial(x, rest...) * x + c0; }
+
+// 2ⁿ for whole n in -126 … 127.
+inline vf power_of_two(vi n) { return bit_cast<vf>((n + 127) << 23); }
+
+// x rounded to a whole number, |x| < 2²².
+inline vf round_small(vf x) {
+    constexpr float magic = 0x1.8p23f;
+    return (x + magic) - magic;
+}
+
+template <class F> vd lanewise(vd x, F &&f) {
+    for (size_t i = 0; i < lanes<double>; i++) {
+        x[i] = f(x[i]);
+    }
+    return x;
+}
+} // namespace detail
+
+inline vf exp(vf x) {
+    constexpr float log2e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+    const vf bounded = max(min(x, splat<vf>(89.0f)), splat<vf>(-104.0f)); // NaN becomes a bound, restored below
+    const vf n = detail::round_small(bounded * log2e);
+    const vf r = (bounded - n * ln2_high) - n * ln2_low;
+    const vf tail = detail::polynomial(r, 0.5f, 0.16666666f, 0.041666295f, 0.0083334973f, 0.0013944689f, 0.0001979031f);
+    const vf p = r * r * tail + r + 1.0f;
+    const vi whole = __builtin_convertvector(n, vi), half = whole >> 1; // two factors reach subnormals and infinity
+    const vf y = p * detail::power_of_two(half) * detail::power_of_two(whole - half);
+    return x != x ? x : y;
+}
+
+inline vf log(vf x) {
+    constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
+    const vf infinity = splat<vf>(std::numeric_limits<float>::infinity());
+    const vi tiny = x < 0x1p-126f;
+    const vf scaled = tiny ? x * 0x1p23f : x;
+    const vi bits = bit_cast<vi>(scaled) - 0x3f3504f3; // sqrt(1/2): the mantissa lies in [sqrt(1/2), sqrt(2))
+    const vi exponent = (bits >> 23) - (tiny & 23);
+    const vf m = bit_cast<vf>((bits & 0x7fffff) + 0x3f3504f3);
+    const vf f = m - 1.0f, e = __builtin_convertvector(exponent, vf);
+    const vf tail = detail::polynomial(f, 0.33333313f, -0.2500001f, 0.20002119f, -0.16667996f, 0.14219552f, -0.12405589f,
+                                       0.11888162f, -0.1167565f, 0.06746641f);
+    const vf square = f * f;
+    vf y = e * ln2_high + (f + (e * ln2_low + (square * f * tail - 0.5f * square)));
+    y = x == infinity ? infinity : y;
+    y = x == 0.0f ? -infinity : y;
+    return (x < 0.0f) | (x != x) ? splat<vf>(std::numeric_limits<float>::quiet_NaN()) : y;
+}
+
+inline vf abs(vf x) { return bit_cast<vf>(bit_cast<vu>(x) & 0x7fffffffu); }
+inline vf copy_sign(vf magnitude, vf sign) {
+    return bit_cast<vf>((bit_cast<vu>(magnitude) & 0x7fffffffu) | (bit_cast<vu>(sign) & 0x80000000u));
+}
+
+inline vf tanh(vf x) {
+    const vf a = abs(x), square = x * x;
+    const vf near = detail::polynomial(square, -0.3333333f, 0.13333206f, -0.053946763f, 0.021700704f, -0.0081773984f,
+                                       0.002142962f);
+    const vf small = x * square * near + x;
+    const vf large = 1.0f - 2.0f / (exp(a + a) + 1.0f);
+    return a < 0.625f ? small : copy_sign(large, x);
+}
+
+inline vf erf(vf x) {
+    const vf a = abs(x), square = x * x;
+    const vf near = detail::polynomial(square, 0.12837917f, -0.37612626f, 0.11283585f, -0.026853812f, 0.0051883283f,
+                                       -0.0008010198f, 7.853876e-05f);
+    const vf bounded = min(a, splat<vf>(4.0f)); // 1 - erfc(4) rounds to 1
+    const vf far = detail::polynomial(bounded, -0.00018344301f, 1.1295568f, 0.6332626f, 0.10837247f, -0.025178959f,
+                                      0.0041936076f, -0.0004391056f, 2.1496044e-05f);
+    const vf large = copy_sign(1.0f - exp(-far), x);
+    const vf y = a < 1.0f ? x * near + x : large;
+    return x != x ? x : y;
+}
+
+inline vd exp(vd x) { return detail::lanewise(x, [](double v) { return std::exp(v); }); }
+inline vd log(vd x) { return detail::lanewise(x, [](double v) { return std::log(v); }); }
+inline vd tanh(vd x) { return detail::lanewise(x, [](double v) { return std::tanh(v); }); }
+inline vd erf(vd x) { return detail::lanewise(x, [](double v) { return std::erf(v); }); }
+
+template <class V> V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
+
+} // namespace infiniop::cpu
