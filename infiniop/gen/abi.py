@@ -60,4 +60,3 @@ class Abi:
                         f"{operator.name}: {function.name} takes ({', '.join(function.types)}), "
                         f"the ABI says ({', '.join(upstream.types)})"
                     )
-

@@ -131,4 +131,6 @@ def _accuracy(op: Operator) -> str:
 def _c(op: Operator) -> str:
     prototypes = "\n".join(headers.prototype(s.name, s.params) for s in signature.functions(op))
     text = f"`#include <infiniop/ops/{op.header_name}>`\n\n```c\n{prototypes.replace('INFINI_API ', '')}\n```\n"
-    return text + (f"\nWorkspace size, descriptor type and destroy function are `{op.shares}`'s.\n" if op.shares else "")
+    return text + (
+        f"\nWorkspace size, descriptor type and destroy function are `{op.shares}`'s.\n" if op.shares else ""
+    )

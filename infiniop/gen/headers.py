@@ -117,8 +117,7 @@ def _umbrella(files: Mapping[str, str]) -> str:
     includes = [f"infiniop/{h}" for h in fixed] + sorted(files)
     body = "".join(f'#include "{path}"\n' for path in includes)
     return (
-        _GENERATED.format(source="the operator files")
-        + f"#ifndef INFINIOP_H\n#define INFINIOP_H\n\n{body}\n#endif\n"
+        _GENERATED.format(source="the operator files") + f"#ifndef INFINIOP_H\n#define INFINIOP_H\n\n{body}\n#endif\n"
     )
 
 

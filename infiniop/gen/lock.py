@@ -56,7 +56,7 @@ class Registry:
     def text(self) -> str:
         lines = [_HEAD + "operators:"]
         lines += [
-            f"  {name}: {{id: {r['id']}, version: {r['version']}, hash: \"{r['hash']}\"}}"
+            f'  {name}: {{id: {r["id"]}, version: {r["version"]}, hash: "{r["hash"]}"}}'
             for name, r in sorted(self.operators.items(), key=lambda item: int(item[1]["id"]))  # type: ignore[call-overload]
         ]
         tail = yaml.safe_dump({"backends": dict(self.backends)}, sort_keys=False, default_flow_style=False)

@@ -68,9 +68,7 @@ def functions(operator: Operator) -> tuple[Signature, ...]:
         *(f"infiniopTensorDescriptor_t {t.name}_desc" for t in operator.tensors),
         *(attr_param(a) for a in create_attrs(operator)),
     ))  # fmt: skip
-    workspace = Signature(
-        "workspace", f"infiniopGet{symbol}WorkspaceSize", (f"{desc} desc", "size_t *size")
-    )
+    workspace = Signature("workspace", f"infiniopGet{symbol}WorkspaceSize", (f"{desc} desc", "size_t *size"))
     calculate = Signature("calculate", f"infiniop{symbol}", (
         f"{desc} desc", *(("void *workspace", "size_t workspace_size") if operator.workspace else ()),
         *(data_param(t) for t in operator.tensors), *(attr_param(a) for a in run_attrs(operator)), "void *stream",

@@ -66,9 +66,7 @@ def bind(
             raise Mismatch(f"{token.name} is {known} elsewhere, {extent} here")
 
 
-def shape_of(
-    shape: str, axes: Mapping[str, int], groups: Mapping[str, tuple[int, ...]]
-) -> tuple[int, ...] | None:
+def shape_of(shape: str, axes: Mapping[str, int], groups: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | None:
     """The extents of the first alternative whose axes and groups are all known; None when there is none."""
     for tokens in parse(shape):
         if all(t.name in (groups if t.group else axes) for t in tokens):

@@ -1,0 +1,95 @@
+"""`infiniop bench ops`: per operator, dtype, model shape and phase: time, ratio to torch, share of the limit."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+
+from infiniop.schema import DType, dtype
+
+from . import limits, timing
+from .cases import CASES, Case
+from .shapes import MODELS, PHASES
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times in microseconds; `ratio` is torch's time over ours; `limit` is the share of bandwidth or of the f32 peak."""
+
+    op: str
+    dtype: str
+    model: str
+    phase: str
+    us: float
+    torch_us: float | None
+    ratio: float | None
+    limit: float
+    bound: str
+
+
+def run(ops: Sequence[str] | None = None, dtypes: Sequence[str] = DTYPES, seconds: float = 0.4) -> Iterator[Row]:
+    """Rows as they are measured. Cases without a dtype or a phase of the operator are left out."""
+    machine = limits.measure()
+    torch = _torch()
+    for name, model, phase, kind in _points(ops, dtypes):
+        built = CASES[name](model, phase, kind)
+        if built is not None:
+            yield _row(name, model.name, phase.name, kind, built, machine, torch, seconds)
+
+
+def _points(ops: Sequence[str] | None, dtypes: Sequence[str]) -> Iterable[tuple]:
+    from infiniop.operators import all_operators
+
+    for name in ops or sorted(CASES):
+        operator = all_operators()[name]
+        allowed = operator.dtypes.get(operator.outputs[0].dtype) or operator.dtypes.get(operator.inputs[0].dtype)
+        for kind in map(dtype, dtypes):
+            if allowed is None or kind in allowed:
+                yield from ((name, model, phase, kind) for model in MODELS for phase in PHASES)
+
+
+def _row(
+    name: str, model: str, phase: str, kind: DType, case: Case, machine: limits.Limits, torch, seconds: float
+) -> Row:
+    candidates = {"ours": case.run}
+    if torch is not None:
+        candidates["torch"] = case.peer(torch)
+    with torch.inference_mode() if torch is not None else contextlib.nullcontext():
+        times = timing.medians(candidates, seconds)
+    ours, peer = times["ours"], times.get("torch")
+    by_bytes = case.bytes / machine.read / 1e9
+    by_flops = case.flops / machine.flops / 1e9
+    bound, least = ("arithmetic", by_flops) if by_flops > by_bytes else ("memory", by_bytes)
+    return Row(
+        name, repr(kind).removeprefix("infiniop."), model, phase, ours * 1e6, peer and peer * 1e6,
+        peer and peer / ours, least / ours, bound,
+    )  # fmt: skip
+
+
+def _torch():
+    """torch as a peer, where it is installed, with as many threads as we use."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch
+
+
+def summary(rows: Sequence[Row]) -> dict[str, float]:
+    """Geometric mean of torch's time over ours per dtype, each ratio capped at 4, and the share of rows at 1 or above."""
+    result = {}
+    for kind in sorted({r.dtype for r in rows}):
+        ratios = [r.ratio for r in rows if r.dtype == kind and r.ratio]
+        if ratios:
+            result[f"{kind} geometric mean"] = statistics.geometric_mean(min(r, 4.0) for r in ratios)
+            result[f"{kind} share >= 1.0"] = sum(r >= 1.0 for r in ratios) / len(ratios)
+    return {k: v for k, v in result.items() if math.isfinite(v)}
+
+
+def as_json(rows: Sequence[Row]) -> dict[str, object]:
+    return {"rows": [asdict(r) for r in rows], "summary": summary(rows)}

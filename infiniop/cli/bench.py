@@ -1,0 +1,102 @@
+"""`infiniop bench`: ops, llm and overhead, each as ratios against a peer and a limit of the same run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+
+
+def register(app: typer.Typer) -> None:
+    bench = typer.Typer(
+        help="Measure: ratios against a peer and against a limit of the same run.", no_args_is_help=True
+    )
+    bench.command("ops")(bench_ops)
+    bench.command("llm")(bench_llm)
+    bench.command("overhead")(bench_overhead)
+    app.add_typer(bench, name="bench")
+
+
+def bench_ops(
+    op: Annotated[list[str] | None, typer.Option(help="Only this operator (repeatable).")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype (repeatable).")] = None,
+    seconds: Annotated[float, typer.Option(help="Time spent on each row.")] = 0.4,
+    as_json: Json = False,
+) -> None:
+    """Every operator at decode and prefill shapes of a 1B and an 8B Llama: time, ratio to torch, share of the limit."""
+    from infiniop.bench import limits, operators
+
+    unknown = sorted(set(op or []) - set(operators.CASES))
+    if unknown:
+        raise typer.BadParameter(
+            f"no benchmark for {', '.join(unknown)}; there are {', '.join(sorted(operators.CASES))}"
+        )
+    console = Console()
+    if not as_json:
+        console.print(limits.measure().describe())
+        console.print("time of ours; torch / ours (above 1: we are faster); least time by the limit / ours")
+    rows = []
+    for row in operators.run(op, dtype or operators.DTYPES, seconds):
+        rows.append(row)
+        if not as_json:
+            ratio = f"{row.ratio:6.2f}x torch" if row.ratio else "no torch"
+            console.print(
+                f"{row.op:26} {row.dtype:9} {row.model} {row.phase:8} {row.us:10.1f} us  {ratio}  "
+                f"{row.limit:4.0%} of {row.bound}", highlight=False,
+            )  # fmt: skip
+    if as_json:
+        typer.echo(json.dumps(operators.as_json(rows)))
+    else:
+        for name, value in operators.summary(rows).items():
+            console.print(f"{name}: {value:.2f}", highlight=False)
+
+
+def bench_llm(
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
+    tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 24,
+    layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has, for a quick look.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prefill and decode of a 1.24 B-parameter Llama shape with random weights, against transformers and the limit."""
+    from infiniop.bench import llm
+
+    result = llm.run(dtype, prompt, tokens, layers)
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+        return
+    table = Table("", "tokens/s", "x transformers", "share of the limit")
+    table.add_row("prefill", f"{result.prefill:.1f}", _ratio(result.prefill, result.peer_prefill), "")
+    table.add_row("decode", f"{result.decode:.2f}", _ratio(result.decode, result.peer_decode),
+                  f"{result.decode / result.limit_decode:.0%} of read bandwidth")  # fmt: skip
+    console = Console()
+    console.print(result.limits.describe())
+    console.print(table)
+
+
+def bench_overhead(as_json: Json = False) -> None:
+    """What a call costs beyond its kernel: C dispatch, Python through each door, descriptor creation."""
+    from infiniop.bench import overhead
+
+    doors = overhead.run()
+    dispatch = overhead.c_dispatch()
+    if as_json:
+        typer.echo(json.dumps({"python_ns": doors, "c_ns": dispatch}))
+        return
+    table = Table("call", "ns")
+    if dispatch:
+        table.add_row("C: empty kernel called directly", f"{dispatch[0]:.1f}")
+        table.add_row("C: the same through infiniopAdd", f"{dispatch[1]:.1f}")
+    for name, nanoseconds in doors.items():
+        table.add_row(f"Python: {name}", f"{nanoseconds:.0f}")
+    Console().print(table)
+
+
+def _ratio(ours: float, peer: float | None) -> str:
+    return f"{ours / peer:.2f}" if peer else "not installed"
