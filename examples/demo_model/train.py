@@ -39,8 +39,14 @@ PROMPTS = ("def main(", "import os\n", "The following", "class Node:\n", "    de
 
 # Folders without text worth learning: other people's packages, tables, deliberately broken syntax.
 SKIPPED_FOLDERS = {
-    "site-packages", "dist-packages", "__pycache__", "lib-dynload", "encodings", "idle_test",
-    "lib2to3", "_vendor",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+    "lib-dynload",
+    "encodings",
+    "idle_test",
+    "lib2to3",
+    "_vendor",
 }
 # Of the test suite only these letters: it is larger than the library itself and less well worded.
 TEST_LETTERS = "acdfistu"
@@ -291,6 +297,7 @@ def save(model: Llama, tokenizer: Tokenizer, folder: Path) -> None:
     # Written beside and renamed, so that a reader never meets half a file.
     partial = folder / "model.safetensors.partial"
     save_file(weights, partial, metadata={"format": "pt"})
+    partial.chmod(0o644)  # the library writes it for its owner alone
     partial.replace(folder / "model.safetensors")
     tokenizer.save(str(folder / "tokenizer.json"))
     ends = {"bos_token_id": END_OF_TEXT_ID, "eos_token_id": END_OF_TEXT_ID}

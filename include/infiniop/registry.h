@@ -14,6 +14,8 @@ INFINI_API infiniStatus_t infiniopGetLastErrorInfo(infiniopError *error);
 /* Load one plugin, or register a table that lives in this process. */
 INFINI_API infiniStatus_t infiniopLoadBackend(const char *path);
 INFINI_API infiniStatus_t infiniopRegisterBackend(const infiniopBackend *backend);
+/* What a plugin gets at init, for tables that live in this process: how their kernels report errors. */
+INFINI_API const infiniopHost *infiniopGetHost(void);
 /* Note a plugin that could not even be imported, so that listings show it. */
 INFINI_API infiniStatus_t infiniopReportBackendError(const char *name, const char *origin, const char *message);
 

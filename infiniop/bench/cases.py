@@ -1,7 +1,7 @@
-"""One benchmark case per operator: arguments at a model's shape, the same computation in torch, bytes and operations.
+"""One benchmark case per operator: arguments at a model's shape, the same in torch, bytes and operations.
 
-A case is a function decorated with `case`; it gets the model, the phase and the dtype, and returns a `Case` (or None when
-the operator has no such shape). `infiniop bench ops` runs all of them.
+A case is a function decorated with `case`; it gets the model, the phase and the dtype, and returns a `Case` (or None
+when the operator has no such shape). `infiniop bench ops` runs all of them.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 from collections.abc import Callable
@@ -60,7 +61,7 @@ def _best(call: Callable[[], object], tries: int = 6) -> float:
 def _parallel(threads: int, work: Callable[..., object], *arrays: np.ndarray) -> None:
     """`work` on equal slices, one thread each; NumPy releases the GIL inside."""
     bounds = np.linspace(0, len(arrays[0]), threads + 1).astype(int)
-    slices = [tuple(a[low:high] for a in arrays) for low, high in zip(bounds, bounds[1:], strict=False)]
+    slices = [tuple(a[low:high] for a in arrays) for low, high in itertools.pairwise(bounds)]
     workers = [threading.Thread(target=work, args=part) for part in slices]
     for worker in workers:
         worker.start()
