@@ -19,7 +19,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Row:
-    """Times in microseconds; `ratio` is torch's time over ours; `limit` is the share of bandwidth or of the f32 peak."""
+    """Times in microseconds; `ratio`: torch's time over ours; `limit`: the share of bandwidth or of the f32 peak."""
 
     op: str
     dtype: str
@@ -81,7 +81,7 @@ def _torch():
 
 
 def summary(rows: Sequence[Row]) -> dict[str, float]:
-    """Geometric mean of torch's time over ours per dtype, each ratio capped at 4, and the share of rows at 1 or above."""
+    """Per dtype: geometric mean of torch's time over ours, each ratio capped at 4; share of rows at 1 or above."""
     result = {}
     for kind in sorted({r.dtype for r in rows}):
         ratios = [r.ratio for r in rows if r.dtype == kind and r.ratio]

@@ -14,9 +14,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 
 
 def register(app: typer.Typer) -> None:
-    bench = typer.Typer(
-        help="Measure: ratios against a peer and against a limit of the same run.", no_args_is_help=True
-    )
+    bench = typer.Typer(help="Measure: ratios against a peer and a limit of the same run.", no_args_is_help=True)
     bench.command("ops")(bench_ops)
     bench.command("llm")(bench_llm)
     bench.command("overhead")(bench_overhead)

@@ -1,8 +1,8 @@
 """The generator: everything that follows from the operator files.
 
-Committed: the C headers, the ABI lock in `registry.yaml`, the documentation pages. Built: typed C functions and tables of
-the core, C++ accessors, the cffi definitions, the Python functions, the manifests of the built-in backends. It runs from
-the source tree, without the compiled library.
+Committed: the C headers, the ABI lock in `registry.yaml`, the documentation pages. Built: typed C functions and tables
+of the core, C++ accessors, the cffi definitions, the Python functions, the manifests of the built-in backends. It runs
+from the source tree, without the compiled library.
 """
 
 from __future__ import annotations

@@ -164,7 +164,8 @@ class _Table:
             return f"{ns}{name}, {count}" if count else "nullptr, 0"
 
         return (
-            f"const OperatorSchema schema_{op.name} = {{\n    {_string(op.name)}, {_string(op.symbol)}, {self.version},\n"
+            f"const OperatorSchema schema_{op.name} = {{\n"
+            f"    {_string(op.name)}, {_string(op.symbol)}, {self.version},\n"
             f"    {table('axes', len(self.axes))}, {table('groups', len(self.groups))}, "
             f"{f'{ns}group_rank' if self.groups else 'nullptr'},\n"
             f"    {table('dtype_vars', len(self.dtype_vars))}, {table('tensors', len(op.tensors))}, "

@@ -29,7 +29,7 @@ def generate(operators: Mapping[str, Operator], registry: Registry, root: Path) 
 
 
 def _kernels(root: Path, name: str, row: Mapping[str, object], operators: Mapping[str, Operator]) -> set[str]:
-    """The operators that a built-in backend serves: all for a Python one, else those whose accessors its sources use."""
+    """What a built-in backend serves: everything for a Python one, else the operators whose accessors it uses."""
     if "library" not in row:
         return set(operators)
     sources = [p for p in (root / "backends" / name).rglob("*") if p.suffix in (".cc", ".cu")]

@@ -162,8 +162,8 @@ class Attr:
     """One scalar attribute, in C order.
 
     `ctype` is the C type in the ABI (`float`, `double`, `int`, `size_t`, `bool`, `char`, `int64_t`, `uint64_t` or an
-    enum's name). `at` is "create", "run", or "both" (given twice; the two must agree). With `length` (an expression) the
-    attribute is an array in host memory of that many elements. `default` is Python's.
+    enum's name). `at` is "create", "run", or "both" (given twice; the two must agree). With `length` (an expression)
+    the attribute is an array in host memory of that many elements. `default` is Python's.
     """
 
     name: str

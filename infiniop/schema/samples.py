@@ -29,8 +29,8 @@ class Sample:
 class ErrorSample:
     """A call that must fail with `status`, and whose message must name `argument`.
 
-    `at` says which call fails: "create" or "run". Tensors in `null` are passed as a NULL descriptor (at create) or a NULL
-    pointer (at run) although the operator needs them.
+    `at` says which call fails: "create" or "run". Tensors in `null` are passed as a NULL descriptor (at create) or a
+    NULL pointer (at run) although the operator needs them.
     """
 
     name: str
