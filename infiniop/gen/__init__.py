@@ -73,6 +73,7 @@ def write_build_files(root: Path, build: Path) -> None:
     }
     for name, text in files.items():
         _write(build / name, text)
+    cffi.emit(operators, build / "_native.c")
 
 
 def _write(path: Path, text: str) -> bool:
