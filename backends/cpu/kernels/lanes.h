@@ -4,7 +4,7 @@
 
 #include <atomic>
 
-#include "../pool.h"
+#include "pool.h"
 
 namespace infiniop::cpu {
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "../simd.h"
+#include "simd.h"
 
 namespace infiniop::cpu {
 

@@ -1,0 +1,215 @@
+// Products of a few rows with a large matrix: every element of the matrix is read once, in its own type.
+#pragma once
+
+#include "pool.h"
+#include "tile.h"
+
+namespace infiniop::cpu {
+
+constexpr size_t max_few = 16; // rows that count as a few
+
+// ---- the few rows: f32, padded with zeros to chunks of two vectors ------------------------------------------------
+
+constexpr size_t chunk = 2 * width;
+
+// Two neighbouring bf16 are split by a shift and a mask, so a chunk holds its even elements, then its odd ones.
+template <class T> constexpr bool split_pairs = std::is_same_v<T, bf16>;
+
+inline size_t padded(size_t k) { return round_up(k, chunk); }
+
+// Position within its chunk of element i.
+template <class T> constexpr size_t chunk_position(size_t i) { return split_pairs<T> ? i % 2 * width + i / 2 : i; }
+
+// One half of a chunk.
+template <size_t half, class T> vf load_half(const T *p) {
+    if constexpr (split_pairs<T>) {
+        vu bits;
+        std::memcpy(&bits, p, sizeof(bits));
+        return bit_cast<vf>((vu)(half == 0 ? bits << 16 : bits & 0xffff0000u));
+    } else {
+        return load(p + half * width);
+    }
+}
+
+// dst[padded(k)] from k elements `stride` apart, in chunks of T's order.
+template <class T, class S> void expand_row(float *dst, const S *src, ptrdiff_t stride, size_t k) {
+    if (!split_pairs<T> && stride == 1) {
+        for_vectors<width>(k, [&](size_t i, auto part) { store(dst + i, load(src + i, part)); });
+        std::fill(dst + k, dst + padded(k), 0.0f);
+        return;
+    }
+    size_t i = 0;
+    if constexpr (split_pairs<S> && split_pairs<T>) {
+        for (; stride == 1 && i + chunk <= k; i += chunk) {
+            store(dst + i, load_half<0>(src + i));
+            store(dst + i + width, load_half<1>(src + i));
+        }
+    }
+    std::fill(dst + i, dst + padded(k), 0.0f);
+    for (; i < k; i++) {
+        dst[i / chunk * chunk + chunk_position<T>(i % chunk)] = get(src[ptrdiff_t(i) * stride]);
+    }
+}
+
+// ---- matrix rows contiguous along k: dot products -----------------------------------------------------------------
+
+// Sums of four vectors.
+inline void add_sums(float *out, vf a, vf b, vf c, vf d) {
+    typedef float V4 __attribute__((vector_size(16)));
+    const auto fold = [](vf v) {
+        V4 parts[width / 4];
+        std::memcpy(parts, &v, sizeof(v));
+        V4 s = parts[0];
+        for (size_t i = 1; i < width / 4; i++) {
+            s += parts[i];
+        }
+        return s;
+    };
+    const V4 p = fold(a), q = fold(b), r = fold(c), s = fold(d);
+    const V4 pq = __builtin_shufflevector(p, q, 0, 4, 1, 5) + __builtin_shufflevector(p, q, 2, 6, 3, 7);
+    const V4 rs = __builtin_shufflevector(r, s, 0, 4, 1, 5) + __builtin_shufflevector(r, s, 2, 6, 3, 7);
+    V4 total;
+    std::memcpy(&total, out, sizeof(total));
+    total += __builtin_shufflevector(pq, rs, 0, 1, 4, 5) + __builtin_shufflevector(pq, rs, 2, 3, 6, 7);
+    std::memcpy(out, &total, sizeof(total));
+}
+
+constexpr size_t dot_rows = 4;                                // matrix rows at a time
+constexpr size_t dot_columns = vector_bytes == 64 ? 6 : 3; // of the few rows at a time
+
+namespace detail {
+template <class T, size_t R, size_t X, size_t half>
+void dot_half(vf (&acc)[X][R], const T *const *w, const float *x, size_t ldx, size_t i) {
+    vf xs[X];
+#pragma GCC unroll 8
+    for (size_t j = 0; j < X; j++) {
+        xs[j] = load(x + j * ldx + i + half * width);
+    }
+#pragma GCC unroll 8
+    for (size_t r = 0; r < R; r++) {
+        const vf v = load_half<half>(w[r] + i);
+#pragma GCC unroll 8
+        for (size_t j = 0; j < X; j++) {
+            acc[j][r] += v * xs[j];
+        }
+    }
+}
+} // namespace detail
+
+// out[j * ldo + r] += sum over i < k of w[r][i] * x[j][i]; x in chunks of T's order, its rows ldx floats apart.
+template <class T, size_t R, size_t X>
+void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out, size_t ldo) {
+    constexpr bool twice = 2 * R * X <= (vector_bytes == 64 ? 24 : 8); // few sums: two of each hide the latency
+    const T *w[R];
+    for (size_t r = 0; r < R; r++) {
+        w[r] = rows[r];
+    }
+    vf acc[X][R] = {}, other[X][R] = {};
+    size_t i = 0;
+    for (; i + chunk <= k; i += chunk) {
+        detail::dot_half<T, R, X, 0>(acc, w, x, ldx, i);
+        detail::dot_half<T, R, X, 1>(twice ? other : acc, w, x, ldx, i);
+    }
+    if (i < k) {
+        T rest[R][chunk] = {};
+        const T *p[R];
+        for (size_t r = 0; r < R; r++) {
+            std::memcpy(rest[r], w[r] + i, (k - i) * sizeof(T));
+            p[r] = rest[r];
+        }
+        detail::dot_half<T, R, X, 0>(acc, p, x + i, ldx, 0);
+        detail::dot_half<T, R, X, 1>(twice ? other : acc, p, x + i, ldx, 0);
+    }
+    for (size_t j = 0; j < X; j++) {
+        if constexpr (twice) {
+            for (size_t r = 0; r < R; r++) {
+                acc[j][r] += other[j][r];
+            }
+        }
+        if constexpr (R == 4) {
+            add_sums(out + j * ldo, acc[j][0], acc[j][1], acc[j][2], acc[j][3]);
+        } else {
+            for (size_t r = 0; r < R; r++) {
+                out[j * ldo + r] += sum(acc[j][r]);
+            }
+        }
+    }
+}
+
+// out[j * ldo + r] += … for any numbers of matrix rows and of the few.
+template <class T>
+void dot_many(const T *const *w, size_t rows, const float *x, size_t ldx, size_t few, size_t k, float *out, size_t ldo) {
+    const size_t groups = div_up(few, dot_columns);
+    for (size_t r = 0; r < rows;) {
+        const size_t step = r + dot_rows <= rows ? dot_rows : 1;
+        for (size_t g = 0, j = 0; g < groups; g++) {
+            const size_t end = few * (g + 1) / groups;
+            with_count<dot_columns>(end - j, [&](auto count) {
+                constexpr size_t X = decltype(count)::value;
+                if (step == dot_rows) {
+                    dot<T, dot_rows, X>(w + r, x + j * ldx, ldx, k, out + j * ldo + r, ldo);
+                } else {
+                    dot<T, 1, X>(w + r, x + j * ldx, ldx, k, out + j * ldo + r, ldo);
+                }
+            });
+            j = end;
+        }
+        r += step;
+    }
+}
+
+// out[few][count] of matrix rows [row, row + count), count <= dot_block: sums of w[row][i] * x[j][i].
+constexpr size_t dot_block = 32;
+
+template <class T>
+void dot_product(const T *w, ptrdiff_t row_stride, size_t count, const float *x, size_t few, size_t k, float *out) {
+    // The few rows stay in L1 while a block of matrix rows passes by.
+    const size_t step = few <= dot_columns ? k : std::max<size_t>(8192 / few / chunk * chunk, chunk);
+    std::fill_n(out, few * dot_block, 0.0f);
+    for (size_t i = 0; i < k; i += step) {
+        const T *rows[dot_block];
+        for (size_t r = 0; r < count; r++) {
+            rows[r] = w + ptrdiff_t(r) * row_stride + i;
+        }
+        dot_many(rows, count, x + i, padded(k), few, std::min(step, k - i), out, dot_block);
+    }
+}
+
+// ---- matrix rows contiguous across k: sums of scaled rows ------------------------------------------------------------
+
+namespace detail {
+// out[j][0, n) += sum over u < U of x[j][u] * w[u][0, n)
+template <class T, size_t U>
+void add_scaled(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t few, size_t n, float *out, size_t ldo) {
+    const auto step = [&](size_t i, auto part) {
+        vf v[U];
+        for (size_t u = 0; u < U; u++) {
+            v[u] = load(w + ptrdiff_t(u) * stride + i, part);
+        }
+        for (size_t j = 0; j < few; j++) {
+            vf sum = load(out + j * ldo + i);
+            for (size_t u = 0; u < U; u++) {
+                sum += splat<vf>(x[j * ldx + u]) * v[u];
+            }
+            store(out + j * ldo + i, sum);
+        }
+    };
+    for_vectors<width>(n, step);
+}
+} // namespace detail
+
+// out[few][ldo], n columns: sums of x[j][i] * w[i][0, n); x in plain order. ldo: a multiple of the vector width.
+template <class T>
+void scaled_rows(const T *w, ptrdiff_t k_stride, size_t n, const float *x, size_t few, size_t k, float *out, size_t ldo) {
+    constexpr size_t U = 8;
+    std::fill_n(out, few * ldo, 0.0f);
+    size_t i = 0;
+    for (; i + U <= k; i += U, w += ptrdiff_t(U) * k_stride) {
+        detail::add_scaled<T, U>(w, k_stride, x + i, padded(k), few, n, out, ldo);
+    }
+    for (; i < k; i++, w += k_stride) {
+        detail::add_scaled<T, 1>(w, k_stride, x + i, padded(k), few, n, out, ldo);
+    }
+}
+
+} // namespace infiniop::cpu

@@ -1,0 +1,162 @@
+// softmax, log_softmax and causal_softmax.
+#include "reduce.h"
+#include "strided.h"
+#include "vmath.h"
+
+#include "infiniop/schema/causal_softmax.h"
+#include "infiniop/schema/log_softmax.h"
+#include "infiniop/schema/softmax.h"
+
+namespace infiniop::cpu {
+namespace {
+
+// exp(x - max) / sum. Terms with subscript i sit at i·stride.
+struct Softmax {
+    template <class V> static V of(V x, V max, V inverse_sum, V) { return exp(x - max) * inverse_sum; }
+};
+// x - max - log(sum)
+struct LogSoftmax {
+    template <class V> static V of(V x, V max, V, V log_sum) { return (x - max) - log_sum; }
+};
+
+// One row of n elements; strides are Unit or ptrdiff_t.
+template <class F, class T, class SY, class SX> void softmax_row(T *y, const T *x, size_t n, SY sy, SX sx) {
+    using V = vector_t<T>;
+    const auto at = [&](size_t i, auto part) { return load_strided(x + ptrdiff_t(i) * ptrdiff_t(sx), sx, part); };
+    const V largest = splat<V>(max_over<T>(n, at));
+    const double total = sum_over<T>(n, [&](size_t i, auto part) { return keep(V(exp(at(i, part) - largest)), part, V{}); });
+    const V inverse = splat<V>(compute_t<T>(1.0 / total)), log_sum = splat<V>(compute_t<T>(std::log(total)));
+    for_vectors<lanes<T>>(n, [&](size_t i, auto part) {
+        store_strided(y + ptrdiff_t(i) * ptrdiff_t(sy), sy, F::of(at(i, part), largest, inverse, log_sum), part);
+    });
+}
+
+template <class F, class T> void softmax_row(T *y, const T *x, size_t n, ptrdiff_t sy, ptrdiff_t sx) {
+    if (sy == 1 && sx == 1) {
+        softmax_row<F>(y, x, n, Unit{}, Unit{});
+    } else {
+        softmax_row<F, T, ptrdiff_t, ptrdiff_t>(y, x, n, sy, sx);
+    }
+}
+
+// One vector of neighbouring rows of n elements each, when the lanes lie across the axis.
+template <class F, class T, class Part>
+void softmax_lanes(T *y, const T *x, size_t n, ptrdiff_t sy, ptrdiff_t sx, Part part) {
+    using V = vector_t<T>;
+    const auto at = [&](size_t i) { return load(x + ptrdiff_t(i) * sx, part); };
+    V largest = at(0);
+    for (size_t i = 1; i < n; i++) {
+        largest = max(largest, at(i));
+    }
+    V total = {};
+    for (size_t block = 0; block < n; block += 256) {
+        V s = {};
+        for (size_t i = block; i < n && i < block + 256; i++) {
+            s += exp(at(i) - largest);
+        }
+        total += s;
+    }
+    const V inverse = 1.0f / total, log_sum = log(total);
+    for (size_t i = 0; i < n; i++) {
+        store(y + ptrdiff_t(i) * sy, F::of(at(i), largest, inverse, log_sum), part);
+    }
+}
+
+// Along any axis of any layout: the nest holds the other axes.
+template <class F> struct AxisState {
+    Nest<2> nest;
+    size_t n;
+    ptrdiff_t stride_y, stride_x;
+    infiniDtype_t dtype;
+
+    static Status create(const Call &call, AxisState &state, size_t &) {
+        const int64_t rank = int64_t(call.rank(0)), attribute = call.integer(0);
+        const size_t axis = size_t(attribute < 0 ? attribute + rank : attribute);
+        state.dtype = call.dtype(0);
+        state.n = rank ? call.dim(0, axis) : 1;
+        state.stride_y = rank ? call.stride(0, axis) : 1;
+        state.stride_x = rank ? call.stride(1, axis) : 1;
+        return Nest<2>::of(call, {0, 1}, state.nest, axis);
+    }
+
+    Status calculate(const Run &run) const {
+        return visit_float64(dtype, [&](auto tag) {
+            using T = typename decltype(tag)::type;
+            if (n > 0) {
+                calculate_as(run.data<T>(0), run.data<T>(1));
+            }
+            return INFINI_STATUS_SUCCESS;
+        });
+    }
+
+    template <class T> void calculate_as(T *y, const T *x) const {
+        const bool along = (stride_y == 1 && stride_x == 1) || nest.inner_stride(0) != 1 || nest.inner_stride(1) != 1;
+        if (along || nest.inner() == 1) {
+            parallel_positions(nest, 8 * n * sizeof(T), [&](const ptrdiff_t *offset) {
+                softmax_row<F>(y + offset[0], x + offset[1], n, stride_y, stride_x);
+            });
+            return;
+        }
+        parallel_pieces(nest, 8 * n * sizeof(T), [&](const ptrdiff_t *offset, size_t columns) {
+            for_vectors<lanes<T>>(columns, [&](size_t i, auto part) {
+                softmax_lanes<F>(y + offset[0] + i, x + offset[1] + i, n, stride_y, stride_x, part);
+            });
+        });
+    }
+};
+
+// Row i keeps the first i + 1 + (total - rows) columns; the rest is 0.
+struct CausalState {
+    size_t batch, rows, columns;
+    ptrdiff_t y_strides[3], x_strides[3]; // batch, row, column
+    infiniDtype_t dtype;
+
+    static Status create(const Call &call, CausalState &state, size_t &) {
+        const size_t rank = call.rank(0), first = 3 - rank;
+        state.dtype = call.dtype(0);
+        state.batch = rank == 3 ? call.dim(0, 0) : 1;
+        state.rows = call.dim(0, rank - 2);
+        state.columns = call.dim(0, rank - 1);
+        state.y_strides[0] = state.x_strides[0] = 0;
+        for (size_t axis = 0; axis < rank; axis++) {
+            state.y_strides[first + axis] = call.stride(0, axis);
+            state.x_strides[first + axis] = call.stride(1, axis);
+        }
+        return INFINI_STATUS_SUCCESS;
+    }
+
+    Status calculate(const Run &run) const {
+        return visit_float(dtype, [&](auto tag) {
+            using T = typename decltype(tag)::type;
+            T *y = run.data<T>(0);
+            const T *x = run.data<T>(1);
+            parallel_for(batch * rows, grain_for(8 * columns * sizeof(T)), [&](size_t begin, size_t end) {
+                for (size_t r = begin; r < end; r++) {
+                    const ptrdiff_t b = ptrdiff_t(r / rows), i = ptrdiff_t(r % rows);
+                    row(y + b * y_strides[0] + i * y_strides[1], x + b * x_strides[0] + i * x_strides[1], size_t(i));
+                }
+            });
+            return INFINI_STATUS_SUCCESS;
+        });
+    }
+
+    template <class T> void row(T *y, const T *x, size_t i) const {
+        const size_t kept = i + 1 + (columns - rows);
+        softmax_row<Softmax>(y, x, kept, y_strides[2], x_strides[2]);
+        for (size_t j = kept; j < columns; j++) {
+            y[ptrdiff_t(j) * y_strides[2]] = T{};
+        }
+    }
+};
+
+constexpr infiniopKernel kernels[] = {
+    make_kernel<AxisState<Softmax>>(schema::softmax::op, schema::softmax::version),
+    make_kernel<AxisState<LogSoftmax>>(schema::log_softmax::op, schema::log_softmax::version),
+    make_kernel<CausalState>(schema::causal_softmax::op, schema::causal_softmax::version),
+};
+[[gnu::section("infiniop_kernels"), gnu::used]] const infiniopKernel *const registered[] = {
+    &kernels[0], &kernels[1], &kernels[2],
+};
+
+} // namespace
+} // namespace infiniop::cpu
