@@ -1,0 +1,53 @@
+"""`AutoLlamaModel`: a model folder in, a loaded model of the right family out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .arrays import resolve_dtype
+from .checkpoint import Checkpoint
+from .config import read_json
+from .models import load_config, model_class
+
+if TYPE_CHECKING:
+    from .models.llama import LlamaForCausalLM
+
+logger = logging.getLogger(__name__)
+
+
+class AutoLlamaModel:
+    """Loads any supported family; `model_type` in config.json decides which."""
+
+    def __init__(self) -> None:
+        raise TypeError("AutoLlamaModel is not instantiated: use AutoLlamaModel.from_pretrained(path)")
+
+    @classmethod
+    def from_pretrained(cls, path: str | PathLike[str], device: Any = "cpu", dtype: Any = None) -> LlamaForCausalLM:
+        """Reads config.json, generation_config.json and (sharded) safetensors from a folder.
+
+        `dtype`: float32, bfloat16 or float16; None takes the configuration's. Weights of that dtype stay memory-mapped on
+        the CPU. Raises `CheckpointError` when the weights are damaged or contradict the configuration, `ValueError` for
+        another dtype or an unknown model type, `MissingOperatorsError` when the device cannot run the model.
+        """
+        began = time.perf_counter()
+        folder = Path(path)
+        if not folder.is_dir():
+            raise FileNotFoundError(f"{folder} is not a folder")
+        if dtype is not None:
+            dtype = resolve_dtype(dtype)
+        config = load_config(folder)
+        model = model_class(config.model_type)(config, device, dtype)
+        model.load_checkpoint(Checkpoint(folder))
+        model.generation_defaults = _generation_defaults(folder)
+        seconds = time.perf_counter() - began
+        logger.info("loaded %s: device %s, dtype %r, %.2f seconds", folder, device, model.dtype, seconds)
+        return model
+
+
+def _generation_defaults(folder: Path) -> dict[str, Any]:
+    file = folder / "generation_config.json"
+    return read_json(file) if file.is_file() else {}

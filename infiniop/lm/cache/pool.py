@@ -1,0 +1,81 @@
+"""The cache's memory, and the two together: memory and the sequences in it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import infiniop
+
+from ..batch import ForwardBatch
+from .blocks import BlockAllocator
+from .config import CacheConfig, CacheGeometry, pool_bytes
+from .sequences import SequenceTable
+
+if TYPE_CHECKING:
+    from infiniop import Tensor
+    from infiniop.schema import DType
+
+    from ..config import LlamaConfig
+
+
+class KVPool:
+    """Keys and values of all layers, `[num_layers, num_blocks, nkvh, block_size, head_dim]` each, allocated once."""
+
+    def __init__(self, geometry: CacheGeometry, model: LlamaConfig, dtype: DType, device: Any):
+        shape = (
+            model.num_hidden_layers, geometry.num_blocks, model.num_key_value_heads, geometry.block_size, model.head_dim,
+        )  # fmt: skip
+        self.nbytes = pool_bytes(geometry, model, dtype)
+        try:
+            self.keys = infiniop.empty(shape, dtype=dtype, device=device)
+            self.values = infiniop.empty(shape, dtype=dtype, device=device)
+        except (RuntimeError, MemoryError) as error:
+            raise MemoryError(f"a KV cache of {geometry} takes {self.nbytes} bytes on {device}: {error}") from error
+        self._layers = [(self.keys[layer], self.values[layer]) for layer in range(shape[0])]
+
+    def layer(self, layer_idx: int) -> tuple[Tensor, Tensor]:
+        """One layer's keys and values, `[num_blocks, nkvh, block_size, head_dim]`."""
+        return self._layers[layer_idx]
+
+
+class BlockCache:
+    """What the engine runs on: a pool of blocks and the sequences in it.
+
+    The static cache is this as well, with one block per sequence: the paged operators then read contiguous memory, and
+    sequences of different lengths need no padding.
+    """
+
+    def __init__(self, config: CacheConfig, model: LlamaConfig, dtype: DType, device: Any):
+        self.config = config.unique_copy()
+        self.geometry = config.geometry(model, dtype)
+        self.window = model.attention_window
+        self.pool = KVPool(self.geometry, model, dtype, device)
+        self.sequences = SequenceTable(
+            BlockAllocator(self.geometry.num_blocks), self.geometry.block_size, self.geometry.max_sequences, self.window
+        )
+
+    def batch(
+        self, seq_ids: Sequence[Hashable], tokens: Sequence[Sequence[int]], lengths: Sequence[int] | None = None
+    ) -> ForwardBatch:
+        """Appends each sequence's tokens and returns the step that computes them; all of them, or `CacheFullError`.
+
+        `lengths` are those that rotary embedding goes by where a prompt comes in pieces (default: as they are after this step).
+        """
+        table = self.sequences
+        past = [table.length(seq_id) for seq_id in seq_ids]
+        counts = [len(row) for row in tokens]
+        table.check_room(seq_ids, counts)
+        slots = [table.append(seq_id, count) for seq_id, count in zip(seq_ids, counts, strict=True)]
+        positions = [np.arange(start, start + count) for start, count in zip(past, counts, strict=True)]
+        return ForwardBatch(
+            input_ids=np.fromiter((token for row in tokens for token in row), np.int32, sum(counts)),
+            positions=np.concatenate(positions).astype(np.int32),
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+            lengths=np.asarray(lengths or [table.length(seq_id) for seq_id in seq_ids], np.int64),
+            kv_lengths=np.asarray([table.kv_length(seq_id) for seq_id in seq_ids], np.int32),
+            slots=np.concatenate(slots),
+            block_tables=table.block_tables(seq_ids),
+        )

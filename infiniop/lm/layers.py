@@ -1,0 +1,75 @@
+"""Parameters, and the few layers that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from infiniop import Tensor
+
+    from .functional import Functional
+
+
+class Parameter:
+    """A weight: its full shape, the axis along which ranks split it (None: every rank has all), and its tensor once loaded."""
+
+    __slots__ = ("shape", "shard_axis", "tensor")
+
+    def __init__(self, shape: tuple[int, ...], shard_axis: int | None = None):
+        self.shape = shape
+        self.shard_axis = shard_axis
+        self.tensor: Tensor | None = None
+
+
+class Module:
+    """Something with parameters; attribute names make up the parameters' names, as in the checkpoints."""
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+            elif isinstance(value, Module):
+                yield from value.named_parameters(f"{prefix}{name}.")
+            elif isinstance(value, ModuleList):
+                for index, module in enumerate(value):
+                    yield from module.named_parameters(f"{prefix}{name}.{index}.")
+
+
+class ModuleList(list):
+    """Modules by number."""
+
+
+class Linear(Module):
+    """y = x · weightᵀ + bias. `split` says how ranks share it: "column" splits the outputs, "row" the inputs."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = False, split: str | None = None):
+        axis = {None: None, "column": 0, "row": 1}[split]
+        self.out_features = out_features
+        self.weight = Parameter((out_features, in_features), axis)
+        self.bias = Parameter((out_features,), 0 if axis == 0 else None) if bias else None
+
+    def __call__(self, f: Functional, x: Tensor, out: Tensor) -> Tensor:
+        bias = self.bias
+        return f.linear(x, self.weight.tensor, None if bias is None else bias.tensor, out)
+
+
+class RMSNorm(Module):
+    def __init__(self, size: int, epsilon: float):
+        self.weight = Parameter((size,))
+        self.epsilon = epsilon
+
+    def __call__(self, f: Functional, x: Tensor, out: Tensor) -> Tensor:
+        return f.rms_norm(x, self.weight.tensor, self.epsilon, out)
+
+    def after_add(self, f: Functional, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
+        """residual ← x + residual; returns its norm."""
+        return f.add_rms_norm(x, residual, self.weight.tensor, self.epsilon, out)
+
+
+class Embedding(Module):
+    def __init__(self, count: int, size: int):
+        self.weight = Parameter((count, size))
+
+    def __call__(self, f: Functional, ids: Tensor, out: Tensor) -> Tensor:
+        return f.embedding(ids, self.weight.tensor, out)

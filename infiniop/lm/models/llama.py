@@ -1,0 +1,154 @@
+"""Llama: attention with grouped heads and rotary embedding, SwiGLU, RMS norms before each. Other families vary its parts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ..config import LlamaConfig
+from ..layers import Embedding, Linear, Module, ModuleList, RMSNorm
+from ..runner import CausalLM, Step
+from . import register_model
+
+if TYPE_CHECKING:
+    from infiniop import Tensor
+
+__all__ = ["LlamaAttention", "LlamaConfig", "LlamaDecoderLayer", "LlamaForCausalLM", "LlamaMLP", "LlamaModel"]
+
+
+class LlamaAttention(Module):
+    """Multi-head, grouped-query or multi-query attention over the cache. q, k and v keep their own weights: joining them
+    would copy every memory-mapped checkpoint, and three products read as many bytes as one."""
+
+    def __init__(self, config: LlamaConfig, layer_idx: int):
+        self.layer_idx = layer_idx
+        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.scale = self.head_dim**-0.5
+        hidden, bias = config.hidden_size, config.has_qkv_bias
+        self.q_proj = Linear(hidden, self.heads * self.head_dim, bias, split="column")
+        self.k_proj = Linear(hidden, config.kv_dim(), bias, split="column")
+        self.v_proj = Linear(hidden, config.kv_dim(), bias, split="column")
+        self.o_proj = Linear(self.heads * self.head_dim, hidden, config.attention_bias, split="row")
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        f, layer = step.f, self.layer_idx
+        q = self._project(self.q_proj, "q", self.heads, x, step)
+        k = self._project(self.k_proj, "k", self.kv_heads, x, step)
+        v = self._project(self.v_proj, "v", self.kv_heads, x, step)
+        self.normalise(q, k, step)
+        f.rope(q, step.batch)
+        f.rope(k, step.batch)
+        if step.hooks is not None:
+            step.hook("q_after_rope", q, layer)
+            step.hook("k_after_rope", k, layer)
+        cache = step.cache.pool.layer(layer)
+        f.cache_tokens(cache, k, v, step.batch)
+        heads = f.attention(q, cache, step.batch, self.scale, step.scratch("attention", (step.ntok, self.heads, self.head_dim)))
+        flat = step.scratch("attention", (step.ntok, self.heads * self.head_dim))
+        out = self.o_proj(f, flat, step.scratch("block_out", (step.ntok, self.o_proj.out_features)))
+        if step.hooks is not None:
+            step.hook("attention", heads, layer)
+            step.hook("o_proj", out, layer)
+        return out
+
+    def _project(self, projection: Linear, name: str, heads: int, x: Tensor, step: Step) -> Tensor:
+        out = projection(step.f, x, step.scratch(name, (step.ntok, projection.out_features)))
+        if step.hooks is not None:
+            step.hook(f"{name}_proj", out, self.layer_idx)
+        return step.scratch(name, (step.ntok, heads, self.head_dim))
+
+    def normalise(self, q: Tensor, k: Tensor, step: Step) -> None:
+        """What a family does to queries and keys before their rotation, in place. Llama: nothing."""
+
+
+class LlamaMLP(Module):
+    """down(silu(gate(x)) · up(x)); gate and up keep their own weights, as in attention."""
+
+    def __init__(self, config: LlamaConfig, layer_idx: int):
+        self.layer_idx = layer_idx
+        hidden, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = Linear(hidden, inner, bias, split="column")
+        self.up_proj = Linear(hidden, inner, bias, split="column")
+        self.down_proj = Linear(inner, hidden, bias, split="row")
+
+    def __call__(self, x: Tensor, step: Step) -> Tensor:
+        f, layer = step.f, self.layer_idx
+        gate, up = f.gate_and_up(step.ntok, self.gate_proj.out_features, step.dtype)
+        self.gate_proj(f, x, gate)
+        self.up_proj(f, x, up)
+        if step.hooks is not None:
+            step.hook("gate_proj", gate, layer)
+            step.hook("up_proj", up, layer)
+        inner = f.swiglu(gate, up)
+        out = self.down_proj(f, inner, step.scratch("block_out", (step.ntok, self.down_proj.out_features)))
+        if step.hooks is not None:
+            step.hook("activation", inner, layer)
+            step.hook("down_proj", out, layer)
+        return out
+
+
+class LlamaDecoderLayer(Module):
+    attention_class: ClassVar[type[LlamaAttention]] = LlamaAttention
+
+    def __init__(self, config: LlamaConfig, layer_idx: int):
+        self.layer_idx = layer_idx
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.self_attn = self.attention_class(config, layer_idx)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.mlp = LlamaMLP(config, layer_idx)
+
+    def __call__(self, x: Tensor | None, residual: Tensor, step: Step) -> Tensor:
+        """`x` is what the layer before has not yet added to `residual` (None in the first layer); returns the same."""
+        f, normed = step.f, step.scratch("normed", residual.shape)
+        if x is None:
+            self.input_layernorm(f, residual, normed)
+        else:
+            self.input_layernorm.after_add(f, x, residual, normed)
+        if step.hooks is not None:
+            step.hook("input_norm", normed, self.layer_idx)
+        x = self.self_attn(normed, step)
+        self.post_attention_layernorm.after_add(f, x, residual, normed)
+        if step.hooks is not None:
+            step.hook("post_attention_norm", normed, self.layer_idx)
+        return self.mlp(normed, step)
+
+
+class LlamaModel(Module):
+    layer_class: ClassVar[type[LlamaDecoderLayer]] = LlamaDecoderLayer
+
+    def __init__(self, config: LlamaConfig):
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
+        self.layers = ModuleList(self.layer_class(config, i) for i in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.hidden_size = config.hidden_size
+
+    def __call__(self, step: Step) -> Tensor:
+        """The normalised hidden states, `[ntok, hidden]`."""
+        residual = self.embed_tokens(step.f, step.batch.input_ids, step.scratch("residual", (step.ntok, self.hidden_size)))
+        if step.hooks is not None:
+            step.hook("embed_tokens", residual)
+        x: Any = None
+        for layer in self.layers:
+            x = layer(x, residual, step)
+        hidden = self.norm.after_add(step.f, x, residual, step.scratch("normed", residual.shape))
+        if step.hooks is not None:
+            step.hook("final_norm", hidden)
+        return hidden
+
+
+@register_model
+class LlamaForCausalLM(CausalLM):
+    config_class: ClassVar[type[LlamaConfig]] = LlamaConfig
+    model_class: ClassVar[type[LlamaModel]] = LlamaModel
+
+    def build(self, config: LlamaConfig) -> None:
+        self.model = self.model_class(config)
+        if config.tie_word_embeddings:
+            self.lm_head = None
+        else:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size)
+
+    def hidden_states(self, step: Step) -> Tensor:
+        return self.model(step)
+
+    def output_weight(self) -> Tensor | None:
+        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight.tensor

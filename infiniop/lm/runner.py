@@ -1,0 +1,220 @@
+"""What every model family shares: parameters and their loading, a forward pass over a cache, generation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+import infiniop
+
+from .arrays import available_operators, infini_to_numpy, resolve_dtype, token_rows
+from .batch import DeviceBatch, ForwardBatch
+from .buffers import Buffers
+from .cache import BlockCache, CacheConfig, StaticKVCacheConfig
+from .checkpoint import Checkpoint, CheckpointError
+from .config import LlamaConfig
+from .functional import Functional
+from .generation import GenerationMixin
+from .hooks import HookRegistry
+from .layers import Module, Parameter
+from .rope import RotaryTables
+from .sampling import Sampler
+
+if TYPE_CHECKING:
+    from infiniop import Tensor
+
+
+class Step:
+    """One forward pass: the batch, the cache it runs over, and where results go."""
+
+    __slots__ = ("batch", "buffers", "cache", "dtype", "f", "hooks", "ntok")
+
+    def __init__(
+        self, f: Functional, buffers: Buffers, batch: DeviceBatch, cache: BlockCache, dtype: Any, hooks: HookRegistry | None
+    ):
+        self.f, self.buffers, self.batch, self.cache, self.dtype = f, buffers, batch, cache, dtype
+        self.hooks = hooks if hooks is not None and hooks.has_hooks() else None
+        self.ntok = batch.host.ntok
+
+    def scratch(self, name: str, shape: tuple[int, ...]) -> Tensor:
+        return self.buffers.get(name, shape, self.dtype)
+
+    def hook(self, point: str, tensor: Tensor, layer_idx: int = -1) -> None:
+        if self.hooks is not None:
+            self.hooks.call_hook(point if layer_idx < 0 else f"layer{layer_idx}_{point}", tensor, layer_idx)
+
+
+class CausalLM(Module, GenerationMixin):
+    """A decoder on one device. Parameters are empty until `load_param` or `load_checkpoint` gives them."""
+
+    config_class: ClassVar[type[LlamaConfig]] = LlamaConfig
+
+    def __init__(self, config: LlamaConfig, device: Any = "cpu", dtype: Any = None):
+        """Raises `MissingOperatorsError` before anything is loaded when the device cannot run the model."""
+        config.validate()
+        self.config = config
+        self.device = device
+        self.dtype = resolve_dtype(dtype or config.torch_dtype or "float32")
+        self.generation_defaults: dict[str, Any] = {}
+        available = available_operators(device)
+        self._buffers = Buffers(device)
+        self._f = Functional(str(device), available, self._buffers)
+        self._sampler = Sampler(self._buffers, "sample" in available)
+        self._rope = RotaryTables(config.rope_parameters, config.head_dim, self.dtype, device)
+        self._hooks: HookRegistry | None = None
+        self._cache: BlockCache | None = None
+        self._ready = False
+        self.build(config)
+        self._parameters = dict(self.named_parameters())
+
+    # ------------------------------------------------------------------ what a family provides
+
+    def build(self, config: LlamaConfig) -> None:
+        """Creates the layers, as attributes whose names make up the checkpoint's names."""
+        raise NotImplementedError
+
+    def hidden_states(self, step: Step) -> Tensor:
+        """The normalised hidden states `[ntok, hidden]`."""
+        raise NotImplementedError
+
+    def output_weight(self) -> Tensor | None:
+        """What turns hidden states into logits, `[vocab, hidden]`."""
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ parameters
+
+    def load_param(self, name: str, param: Any) -> None:
+        """Gives one parameter its full tensor (Tensor, NumPy, torch, DLPack); memory is shared where dtype and device allow."""
+        parameter = self._parameters.get(name)
+        if parameter is None:
+            if self._is_redundant(name):
+                return
+            raise KeyError(f"{type(self).__name__} has no parameter {name!r}")
+        tensor = infiniop.asarray(param)
+        self._check_shape(name, parameter, tuple(tensor.shape))
+        parameter.tensor = self._placed(tensor)
+
+    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+        """Takes every parameter from a checkpoint: views of the mapped files where dtype and device allow. Raises
+        `CheckpointError` for missing, surplus or misshapen tensors, before anything is loaded."""
+        missing = [name for name in self._parameters if name not in checkpoint]
+        surplus = [name for name in checkpoint if name not in self._parameters and not self._is_redundant(name)]
+        for names, what in (
+            (missing, "lacks tensors that config.json asks for"),
+            (surplus, "has tensors that config.json does not ask for"),
+        ):
+            if names:
+                raise CheckpointError(f"{checkpoint.path} {what}: {_some(names)}")
+        for name, parameter in self._parameters.items():
+            self._check_shape(name, parameter, checkpoint.shape(name))
+        for name, parameter in self._parameters.items():
+            parameter.tensor = self._placed(infiniop.from_numpy(checkpoint.array(name)))
+
+    def _is_redundant(self, name: str) -> bool:
+        """Tensors that some checkpoints carry although they follow from others."""
+        tied = self.config.tie_word_embeddings and name == "lm_head.weight"
+        return tied or name.endswith("rotary_emb.inv_freq")
+
+    def _check_shape(self, name: str, parameter: Parameter, shape: tuple[int, ...]) -> None:
+        if shape != parameter.shape:
+            raise CheckpointError(
+                f"{name} has shape {list(shape)}, the configuration asks for {list(parameter.shape)}"
+            )
+
+    def _placed(self, tensor: Tensor) -> Tensor:
+        if tensor.dtype != self.dtype:
+            tensor = infiniop.from_numpy(infini_to_numpy(tensor).astype(self.dtype.numpy))
+        return tensor.to(self.device)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The loaded parameters by name, without a copy."""
+        return {name: p.tensor for name, p in self._parameters.items() if p.tensor is not None}
+
+    def _check_loaded(self) -> None:
+        if not self._ready:
+            absent = [name for name, parameter in self._parameters.items() if parameter.tensor is None]
+            if absent:
+                raise RuntimeError(f"{type(self).__name__} has no values yet for {_some(absent)}: load_param gives them")
+            self._ready = True
+
+    # ------------------------------------------------------------------ running
+
+    def set_hook_registry(self, hooks: HookRegistry | None) -> None:
+        """Attaches callbacks to the named points of the forward pass; None takes them away."""
+        self._hooks = hooks
+
+    def new_cache(self, config: CacheConfig) -> BlockCache:
+        """Memory for a cache of this configuration."""
+        cache = BlockCache(config, self.config, self.dtype, self.device)
+        self._rope.ensure(min(cache.geometry.longest_sequence, self.config.max_position_embeddings))
+        return cache
+
+    def forward(self, batch: ForwardBatch, cache: BlockCache, all_logits: bool = False) -> Tensor:
+        """Logits `[nreq, vocab]` of each request's last token, or of every token `[ntok, vocab]`.
+
+        The result is the model's own memory, valid until the next forward pass.
+        """
+        self._check_loaded()
+        batch.check_tokens(self.config.vocab_size)
+        self._check_context(batch)
+        device_batch = DeviceBatch(batch, self._rope, self._buffers)
+        step = Step(self._f, self._buffers, device_batch, cache, self.dtype, self._hooks)
+        hidden = self.hidden_states(step)
+        if not all_logits:
+            hidden = self._f.last_tokens(hidden, device_batch)
+        out = step.scratch("logits", (hidden.shape[0], self.config.vocab_size))
+        logits = self._f.linear(hidden, self.output_weight(), None, out)
+        if step.hooks is not None:
+            step.hook("logits", logits)
+        return logits
+
+    def _check_context(self, batch: ForwardBatch) -> None:
+        longest = self.config.longest_context
+        if longest is not None and batch.size and int(batch.lengths.max()) > longest:
+            raise ValueError(
+                f"a sequence of {int(batch.lengths.max())} tokens exceeds {longest}: beyond it some layers of this model use a "
+                "sliding window and others do not, which is not supported"
+            )
+
+    def __call__(self, input_ids: Any, kv_cache: BlockCache | None = None) -> Tensor:
+        """Logits of all positions: `[batch, seq, vocab]` for a rectangular batch, `[ntok, vocab]` for rows of different
+        lengths. With a cache, row r continues sequence r of it; without, nothing is kept."""
+        rows = token_rows(input_ids)
+        cache = kv_cache or self.new_cache(StaticKVCacheConfig(len(rows), max(map(len, rows))))
+        for row in range(len(rows)):
+            if row not in cache.sequences:
+                cache.sequences.add(row)
+        for row, tokens in enumerate(rows):
+            if cache.sequences.step_limit(row, len(tokens)) < len(tokens):
+                raise ValueError(f"row {row}: {len(tokens)} tokens at once go beyond the sliding window; use generate()")
+        logits = self.forward(cache.batch(range(len(rows)), rows), cache, all_logits=True)
+        out = infiniop.empty(logits.shape, dtype=self.dtype, device=self.device).copy_(logits)
+        lengths = {len(row) for row in rows}
+        return out.reshape(len(rows), lengths.pop(), self.config.vocab_size) if len(lengths) == 1 else out
+
+    # ------------------------------------------------------------------ what generation asks for
+
+    def generation_cache(self, lengths: Sequence[int], config: CacheConfig | None) -> BlockCache:
+        """A cache for sequences that grow to these lengths; the one of the last call where it fits."""
+        config = config or StaticKVCacheConfig(len(lengths), max(lengths))
+        if self._cache is None or not _serves(self._cache, config):
+            self._cache = None  # its memory goes before the new one comes
+            self._cache = self.new_cache(config)
+        return self._cache
+
+    def sample(self, logits: Tensor, parameters: Sequence[Any], positions: np.ndarray) -> np.ndarray:
+        return self._sampler(logits, parameters, positions)
+
+
+def _serves(cache: BlockCache, config: CacheConfig) -> bool:
+    have = cache.config
+    if cache.window is None and isinstance(have, StaticKVCacheConfig) and isinstance(config, StaticKVCacheConfig):
+        return have.max_batch_size >= config.max_batch_size and have.max_cache_len >= config.max_cache_len > 0
+    return have == config
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,105 @@
+"""Choosing the next token: parameters per request, the `sample` operator, and its equal on the host."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from infiniop import ops
+
+from .arrays import infini_to_numpy
+
+if TYPE_CHECKING:
+    from infiniop import Tensor
+
+    from .buffers import Buffers
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Filters apply in the order of the fields. Temperature 0 is greedy; top_k 0, top_p 1 and min_p 0 filter nothing.
+
+    The same seed gives a request the same tokens in any batch. Without one, a random seed is taken.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature must be a finite number of at least 0, got {self.temperature}")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"top_p must be above 0 and at most 1, got {self.top_p}")
+        if not 0.0 <= self.min_p <= 1.0:
+            raise ValueError(f"min_p must be between 0 and 1, got {self.min_p}")
+        if self.top_k < 0:
+            raise ValueError(f"top_k must be at least 0 (0: no limit), got {self.top_k}")
+
+    def seeded(self) -> SamplingParams:
+        return self if self.seed is not None else replace(self, seed=secrets.randbits(63))
+
+
+class Sampler:
+    """Samples a token per row of logits, on the device where it has the operator."""
+
+    def __init__(self, buffers: Buffers, on_device: bool):
+        self._buffers = buffers
+        self._on_device = on_device
+
+    def __call__(self, logits: Tensor, parameters: Sequence[SamplingParams], positions: np.ndarray) -> np.ndarray:
+        """Tokens i64 `[nreq]` for logits `[nreq, vocab]`; `positions` are the new tokens' positions in their sequences."""
+        arrays: dict[str, np.ndarray] = {
+            "temperature": np.array([p.temperature for p in parameters], np.float32),
+            "top_k": np.array([min(p.top_k, 2**31 - 1) for p in parameters], np.int32),
+            "top_p": np.array([p.top_p for p in parameters], np.float32),
+            "min_p": np.array([p.min_p for p in parameters], np.float32),
+            "seed": np.array([int(p.seed or 0) & (2**63 - 1) for p in parameters], np.int64),
+            "position": positions.astype(np.int64),
+        }
+        if not self._on_device:
+            return sample_on_host(infini_to_numpy(logits), **arrays)
+        given: dict[str, Any] = {name: self._buffers.put(f"sample_{name}", array) for name, array in arrays.items()}
+        return infini_to_numpy(ops.sample(logits, **given)).copy()
+
+
+def sample_on_host(logits, temperature, top_k, top_p, min_p, seed, position) -> np.ndarray:
+    """What the `sample` operator computes, for devices that lack it."""
+    rows = zip(logits.astype(np.float64), temperature, top_k, top_p, min_p, seed, position, strict=True)
+    return np.array([_sample_row(*row) for row in rows], np.int64)
+
+
+def _sample_row(logits, temperature, top_k, top_p, min_p, seed, position) -> int:
+    if temperature == 0:
+        return int(logits.argmax())
+    scaled = logits / temperature
+    weights = np.exp(scaled - scaled.max())
+    if 0 < top_k < len(weights):
+        weights[weights < np.partition(weights, -top_k)[-top_k]] = 0.0
+    if top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        before = np.cumsum(weights[order]) - weights[order]
+        weights[order[before >= top_p * weights.sum()]] = 0.0
+    weights[weights < min_p * weights.max()] = 0.0
+    cumulative = np.cumsum(weights)
+    return int(np.searchsorted(cumulative, uniform(int(seed), int(position)) * cumulative[-1], side="right"))
+
+
+def uniform(seed: int, position: int) -> float:
+    """The random number in [0, 1) of a position: the upper 24 bits of Philox4x32-10's first word (key seed, counter position)."""
+    counter = [position & 0xFFFFFFFF, position >> 32 & 0xFFFFFFFF, 0, 0]
+    key = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
+    for _ in range(10):
+        first, second = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
+        counter = [
+            (second >> 32) ^ counter[1] ^ key[0], second & 0xFFFFFFFF, (first >> 32) ^ counter[3] ^ key[1], first & 0xFFFFFFFF,
+        ]  # fmt: skip
+        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+    return (counter[0] >> 8) / 2**24
