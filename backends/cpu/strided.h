@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <utility>
 
 #include "cpu.h"
 #include "pool.h"
@@ -221,6 +222,22 @@ template <class T, class Part> void store_strided(T *p, ptrdiff_t stride, vector
     store(packed, v);
     for (size_t i = 0; i < lanes_in(part, lanes<T>); i++) {
         p[ptrdiff_t(i) * stride] = packed[i];
+    }
+}
+
+// dst[i·to] = src[i·from], bit by bit.
+template <class X> void copy_strided(X *dst, ptrdiff_t to, const X *src, ptrdiff_t from, size_t n) {
+    if (to == 1 && from == 1) {
+        std::memcpy(dst, src, n * sizeof(X));
+    } else if (to == 1 && from == 0) {
+        const X value = *src;
+        for (size_t i = 0; i < n; i++) {
+            dst[i] = value;
+        }
+    } else {
+        for (size_t i = 0; i < n; i++) {
+            dst[ptrdiff_t(i) * to] = src[ptrdiff_t(i) * from];
+        }
     }
 }
 

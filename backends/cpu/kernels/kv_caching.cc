@@ -68,21 +68,11 @@ struct State {
                 const ptrdiff_t b = ptrdiff_t(i / tokens / heads), row = ptrdiff_t(past[b]) + s;
                 for (size_t side = 0; side < 2; side++) {
                     const ptrdiff_t *to = strides[side], *from = strides[2 + side];
-                    copy(caches[side] + b * to[0] + h * to[1] + row * to[2], to[3],
-                         sources[side] + b * from[0] + h * from[1] + s * from[2], from[3]);
+                    copy_strided(caches[side] + b * to[0] + h * to[1] + row * to[2], to[3],
+                                 sources[side] + b * from[0] + h * from[1] + s * from[2], from[3], d);
                 }
             }
         });
-    }
-
-    template <class X> void copy(X *to, ptrdiff_t to_stride, const X *from, ptrdiff_t from_stride) const {
-        if (to_stride == 1 && from_stride == 1) {
-            std::memcpy(to, from, d * sizeof(X));
-            return;
-        }
-        for (size_t i = 0; i < d; i++) {
-            to[ptrdiff_t(i) * to_stride] = from[ptrdiff_t(i) * from_stride];
-        }
     }
 };
 

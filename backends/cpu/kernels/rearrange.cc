@@ -59,24 +59,9 @@ struct State {
         }
         const ptrdiff_t to = nest.inner_stride(0), from = nest.inner_stride(1);
         parallel_pieces(nest, 2 * sizeof(X), [&](const ptrdiff_t *offset, size_t n) {
-            copy(dst + offset[0], to, src + offset[1], from, n);
+            copy_strided(dst + offset[0], to, src + offset[1], from, n);
         });
         return INFINI_STATUS_SUCCESS;
-    }
-
-    template <class X> static void copy(X *dst, ptrdiff_t to, const X *src, ptrdiff_t from, size_t n) {
-        if (to == 1 && from == 1) {
-            std::memcpy(dst, src, n * sizeof(X));
-        } else if (to == 1 && from == 0) {
-            const X value = *src;
-            for (size_t i = 0; i < n; i++) {
-                dst[i] = value;
-            }
-        } else {
-            for (size_t i = 0; i < n; i++) {
-                dst[ptrdiff_t(i) * to] = src[ptrdiff_t(i) * from];
-            }
-        }
     }
 
     // Squares of the plane that the innermost axis and `across` span; the other axes are walked around it.

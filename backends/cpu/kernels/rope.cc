@@ -73,7 +73,7 @@ template <class X> void rotate_neighbours(X *y, const X *x, const X *sin, const 
 struct State {
     size_t batch, tokens, heads, half, positions; // half: table columns; positions: table rows
     ptrdiff_t y_strides[3], x_strides[3];         // batch, token, head
-    bool position_per_batch;
+    ptrdiff_t position_strides[2];                // batch (0: shared), token
     int64_t algo;
     infiniDtype_t dtype, position_dtype;
 
@@ -89,7 +89,9 @@ struct State {
             state.y_strides[first + axis] = call.stride(T::y, axis);
             state.x_strides[first + axis] = call.stride(T::x, axis);
         }
-        state.position_per_batch = call.rank(T::pos_ids) == 2;
+        const bool per_batch = call.rank(T::pos_ids) == 2;
+        state.position_strides[0] = per_batch ? call.stride(T::pos_ids, 0) : 0;
+        state.position_strides[1] = call.stride(T::pos_ids, per_batch ? 1 : 0);
         state.algo = call.integer(A::algo);
         state.dtype = call.dtype(T::y);
         state.position_dtype = call.dtype(T::pos_ids);
@@ -113,15 +115,19 @@ struct State {
         });
     }
 
+    // Of the i-th token, batches first.
+    template <class I> I position(const I *ids, size_t i) const {
+        return ids[ptrdiff_t(i / tokens) * position_strides[0] + ptrdiff_t(i % tokens) * position_strides[1]];
+    }
+
     template <class I> Status check(const I *ids) const {
-        const size_t count = position_per_batch ? batch * tokens : tokens;
+        const size_t count = position_strides[0] ? batch * tokens : tokens;
         for (size_t i = 0; i < count; i++) {
-            if (ids[i] < 0 || uint64_t(ids[i]) >= positions) {
-                const bool negative = ids[i] < 0;
-                return fail(INFINI_STATUS_BAD_PARAM, schema::rope::op, "pos_ids",
-                            Text("positions from 0 to %zu", positions - 1),
-                            negative ? Text("%lld at [%zu]", (long long)ids[i], i)
-                                     : Text("%llu at [%zu]", (unsigned long long)ids[i], i));
+            const I id = position(ids, i);
+            if (id < 0 || uint64_t(id) >= positions) {
+                return fail(INFINI_STATUS_BAD_PARAM, schema::rope::op, "pos_ids", Text("positions below %zu", positions),
+                            id < 0 ? Text("%lld at [%zu]", (long long)id, i)
+                                   : Text("%llu at [%zu]", (unsigned long long)id, i));
             }
         }
         return INFINI_STATUS_SUCCESS;
@@ -133,7 +139,7 @@ struct State {
         parallel_for(batch * tokens, grain_for(6 * heads * half * sizeof(X)), [&](size_t begin, size_t end) {
             for (size_t i = begin; i < end; i++) {
                 const ptrdiff_t b = ptrdiff_t(i / tokens), t = ptrdiff_t(i % tokens);
-                const size_t row = size_t(ids[position_per_batch ? i : size_t(t)]) * half;
+                const size_t row = size_t(position(ids, i)) * half;
                 token(y + b * y_strides[0] + t * y_strides[1], x + b * x_strides[0] + t * x_strides[1], sin + row, cos + row);
             }
         });
