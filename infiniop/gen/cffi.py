@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from infiniop._trampolines import TRAMPOLINES
+
 from . import signature
 
 if TYPE_CHECKING:
@@ -54,16 +56,6 @@ typedef struct DLManagedTensorVersioned {
     DLTensor dl_tensor;
 } DLManagedTensorVersioned;
 """
-
-# What C calls in Python: the four functions of every Python kernel, and the two deleters of exported tensors.
-TRAMPOLINES: Mapping[str, str] = {
-    "infiniop_py_supports": "infiniStatus_t {}(void *ctx, const infiniopCall *call)",
-    "infiniop_py_create": "infiniStatus_t {}(void *ctx, const infiniopCall *call, void **state, size_t *workspace)",
-    "infiniop_py_calculate": "infiniStatus_t {}(void *state, const infiniopRun *run)",
-    "infiniop_py_destroy": "void {}(void *state)",
-    "infiniop_py_dlpack_delete": "void {}(DLManagedTensor *self)",
-    "infiniop_py_dlpack_delete_versioned": "void {}(DLManagedTensorVersioned *self)",
-}
 
 
 def cdef(operators: Operators) -> str:

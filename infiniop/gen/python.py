@@ -42,7 +42,24 @@ _PYTHON_TYPES = {"float": "float", "double": "float", "bool": "bool"}
 def generate(operators: Iterable[Operator]) -> str:
     every = list(operators)
     names = "".join(f'    "{operator.name}",\n' for operator in every)
-    return "\n\n".join([_HEADER.format(names=names), *(_function(operator) for operator in every)])
+    functions = [_function(operator) for operator in every]
+    return "\n\n".join([_HEADER.format(names=names), *functions, _tables(every)])
+
+
+def _tables(operators: list[Operator]) -> str:
+    """What `registry.yaml` says, for run time: it is not installed."""
+    from . import source_root
+    from .lock import Registry
+
+    registry = Registry.load(source_root() / "registry.yaml")
+    registry = registry.updated({operator.name: operator for operator in operators}, bump=None)
+    versions = "".join(f'    "{operator.name}": {registry.version(operator.name)},\n' for operator in operators)
+    python = {name: dict(row) for name, row in registry.backends.items() if "module" in row}
+    backends = "".join(f'    "{name}": {row!r},\n' for name, row in python.items())
+    return (
+        f"SCHEMA_VERSIONS: dict[str, int] = {{\n{versions}}}\n\n"
+        f"PYTHON_BACKENDS: dict[str, dict[str, object]] = {{\n{backends}}}\n"
+    )
 
 
 def signature(operator: Operator) -> str:
@@ -215,8 +232,9 @@ def _fast_path(operator: Operator) -> str:
     scratch = ["lane.scratch", "size"] if operator.workspace else []
     arguments = ["descriptor", *scratch, *data, *(identifier(a.name) for a in run), "lane.handle"]
     comma = "," if len(key) == 1 else ""
+    given = "out is not None and " if any(t.role is Role.OUT for t in operator.tensors) else ""
     return textwrap.dedent("""\
-        if {first}.__class__ is Tensor and stream is None and backend is None:
+        if {given}{first}.__class__ is Tensor and stream is None and backend is None:
             try:
                 function, descriptor, size, lane = here.{name}[{key}{comma}]
             except (KeyError, AttributeError, TypeError):
@@ -227,7 +245,7 @@ def _fast_path(operator: Operator) -> str:
                         raise failed("{name}", status)
                     return {result}
         """).format(
-        first=first, name=operator.name, key=", ".join(key), comma=comma, arguments=", ".join(arguments),
+        first=first, given=given, name=operator.name, key=", ".join(key), comma=comma, arguments=", ".join(arguments),
         result=", ".join(_argument(operator, t) for t in operator.outputs),
     )  # fmt: skip
 

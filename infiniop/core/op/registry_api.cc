@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "runtime/devices.hpp"
+#include "runtime/plugin.hpp"
 
 namespace infini {
 namespace {
@@ -150,6 +151,8 @@ infiniStatus_t infiniopGetDeviceName(infiniDevice_t device, const char **name) {
         return INFINI_STATUS_SUCCESS;
     });
 }
+
+const infiniopHost *infiniopGetHost() { return &host_table(); }
 
 const char *infiniopGetVersion() { return INFINIOP_VERSION; }
 

@@ -9,7 +9,7 @@
 
 namespace infini {
 
-const infiniopHost &host_table();
+[[gnu::visibility("default")]] const infiniopHost &host_table();
 
 // A copy in which the fields beyond the other side's struct_size are zero.
 template <class Struct> Struct known_part(const Struct *theirs) {

@@ -1,0 +1,23 @@
+"""The reference backend: every operator by the NumPy reference in its file. Complete, exact, slow; never chosen unless named."""
+
+from __future__ import annotations
+
+from infiniop.operators import all_operators
+from infiniop.python_backend import PythonBackend
+
+
+def infiniop_register_backends() -> list[PythonBackend]:
+    import infiniop
+    from infiniop.ops import PYTHON_BACKENDS  # type: ignore[attr-defined]  # generated at build
+
+    kernels = {name: operator.reference for name, operator in all_operators().items()}
+    return [
+        PythonBackend(
+            "reference",
+            device="cpu",
+            kernels=kernels,
+            priority=int(PYTHON_BACKENDS["reference"]["priority"]),  # type: ignore[call-overload]
+            explicit_only=True,
+            version=infiniop.__version__,
+        )
+    ]

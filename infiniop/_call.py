@@ -1,0 +1,325 @@
+"""From a Python call to the C call: descriptors cached by signature, per thread and bounded."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+
+from . import errors, plugins
+from ._library import ffi, lib
+from .arrays import DLPACK, describe, doors
+from .device import Device
+from .errors import BadParamError, NullPointerError, check
+from .memory import NULL, current
+from .schema import Attr, Operator, Role
+from .streams import Lane, StreamLike, handle_of, lane_of
+from .tensor import Signature, Tensor
+
+CACHE_LIMIT = 256  # plans per operator and thread
+
+
+class _Here(threading.local):
+    """The calling thread's caches. `here.<operator>` maps signatures and attributes to what a call needs."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, OrderedDict[tuple, Plan]] = {}
+
+    def __getattr__(self, name: str) -> dict[tuple, tuple]:
+        made: dict[tuple, tuple] = {}
+        setattr(self, name, made)
+        return made
+
+
+here = _Here()
+
+
+def failed(name: str, status: int) -> errors.InfiniopError:
+    """The exception for a status that an operator's call has just returned."""
+    return errors.last_error(status, name)
+
+
+class Plan:
+    """A descriptor, and what calling it takes."""
+
+    __slots__ = ("descriptor", "function", "lane", "made", "size")
+
+    def __init__(self, function: Any, descriptor: Any, size: int, lane: Lane, made: tuple[tuple[int, Signature], ...]):
+        self.function, self.descriptor, self.size, self.lane = function, descriptor, size, lane
+        self.made = made  # outputs to allocate: (index, signature)
+
+
+# ---- handles ------------------------------------------------------------------------------------------------
+
+_handles: dict[tuple[Device, str | None], Any] = {}
+_handles_lock = threading.Lock()
+
+
+def handle_for(device: Device, backend: str | None) -> Any:
+    """The handle whose descriptors the backend (or the device's best one) serves."""
+    known = _handles.get((device, backend))
+    if known is not None:
+        return known
+    plugins.discover()
+    with _handles_lock, current(device):
+        room = ffi.new("infiniopHandle_t *")
+        if backend is None:
+            check(lib.infiniopCreateHandle(room))
+        else:
+            check(lib.infiniopCreateHandleForBackend(room, backend.encode()))
+        return _handles.setdefault((device, backend), room[0])
+
+
+# ---- one operator -------------------------------------------------------------------------------------------
+
+
+class Operation:
+    """One operator: its schema, its C functions, its argument positions."""
+
+    def __init__(self, schema: Operator):
+        self.schema, self.name = schema, schema.name
+        owner = schema.symbol if schema.shares is None else operations[schema.shares].schema.symbol
+        self.create_function = getattr(lib, f"infiniopCreate{schema.symbol}Descriptor")
+        self.function = getattr(lib, f"infiniop{schema.symbol}")
+        self.destroy = getattr(lib, f"infiniopDestroy{owner}Descriptor")
+        self.workspace_size = getattr(lib, f"infiniopGet{owner}WorkspaceSize") if schema.workspace else None
+        self.descriptor_type = f"infiniop{owner}Descriptor_t *"
+        self.tensor_names = tuple(t.name for t in schema.tensors)
+        self.returned = tuple(i for i, t in enumerate(schema.tensors) if t.is_output)
+        self.fresh = tuple(i for i, t in enumerate(schema.tensors) if t.role is Role.OUT)
+        self.first_input = next((i for i, t in enumerate(schema.tensors) if t.role is not Role.OUT), 0)
+        self.at_create = tuple(i for i, a in enumerate(schema.attrs) if a.at != "run")
+        self.at_run = tuple(i for i, a in enumerate(schema.attrs) if a.at != "create")
+        self.key_of = _picker(self.at_create)
+        self.plain_run = tuple(i for i in self.at_run if not _is_special(schema.attrs[i]))
+        self.run_is_plain = self.plain_run == self.at_run
+
+    def convert(self, index: int, value: Any) -> Any:
+        """An attribute as cffi takes it."""
+        attr = self.schema.attrs[index]
+        if attr.length is not None:
+            return _host_array(attr, value)
+        if attr.enum and isinstance(value, str):
+            if value not in attr.enum:
+                raise BadParamError(op=self.name, argument=attr.name, expected=f"one of {', '.join(attr.enum)}", got=value)
+            return attr.enum.index(value)
+        if attr.ctype == "char":
+            return bytes([int(value) & 0xFF])
+        return bool(value) if attr.ctype == "bool" else value
+
+    def run_values(self, attrs: Sequence[Any]) -> tuple[Any, ...]:
+        if self.run_is_plain:
+            return tuple(attrs[i] for i in self.at_run)
+        return tuple(self.convert(i, attrs[i]) for i in self.at_run)
+
+    def check_arguments(self, sigs: Sequence[Signature | None]) -> Device:
+        """All tensors on one device, outputs writable, nothing required missing; returns the device."""
+        first = sigs[self.first_input]
+        device = first.device if first is not None else next((s.device for s in sigs if s is not None), Device())
+        for tensor, sig in zip(self.schema.tensors, sigs, strict=True):
+            if sig is None:
+                if not tensor.optional and tensor.role is not Role.OUT:
+                    raise NullPointerError(op=self.name, argument=tensor.name, expected="an array", got="None")
+                continue
+            if sig.device is not device:
+                raise BadParamError(
+                    op=self.name, argument=tensor.name, expected=f"an array on {device}", got=f"one on {sig.device}"
+                )
+            if tensor.is_output and sig.readonly:
+                raise BadParamError(
+                    op=self.name, argument=tensor.name, expected="writable memory", got="a read-only array"
+                )
+        return device
+
+    def describe(self, device: Device, sigs: Sequence[Signature | None], attrs: Sequence[Any], backend: str | None) -> Any:
+        """A new descriptor; destroyed when nothing refers to it."""
+        handle = handle_for(device, backend)
+        tensors = [NULL if sig is None else tensor_descriptor(sig) for sig in sigs]
+        values = [self.convert(i, attrs[i]) for i in self.at_create]
+        room = ffi.new(self.descriptor_type)
+        with current(device):
+            check(self.create_function(handle, room, *tensors, *values), self.name)
+        return ffi.gc(room[0], self.destroy)
+
+    def size_of(self, descriptor: Any) -> int:
+        if self.workspace_size is None:
+            return 0
+        room = ffi.new("size_t *")
+        check(self.workspace_size(descriptor, room), self.name)
+        return int(room[0])
+
+    def plan(self, arrays: Sequence[Any], attrs: Sequence[Any], backend: str | None, extra: Mapping[str, Any]) -> Plan:
+        """What calls with arguments of these signatures share."""
+        sigs: list[Signature | None] = [None if a is None else describe(a) for a in arrays]
+        device = self.check_arguments(sigs)
+        made: list[tuple[int, Signature]] = []
+        if any(sigs[i] is None and not self.schema.tensors[i].optional for i in self.fresh):
+            from .inference import outputs
+
+            given = dict(zip(self.tensor_names, sigs, strict=True))
+            values = {a.name: _plain(self.convert(i, attrs[i])) for i, a in enumerate(self.schema.attrs) if not a.length}
+            for name, sig in outputs(self.schema, given, values, extra).items():
+                index = self.tensor_names.index(name)
+                sigs[index] = sig
+                made.append((index, sig))
+        descriptor = self.describe(device, sigs, attrs, backend)
+        size = self.size_of(descriptor)
+        lane = lane_of(device)
+        if size and lane.plain:
+            lane.workspace(lane.handle, size)
+        return Plan(self.function, descriptor, size, lane, tuple(made))
+
+
+def _picker(indices: tuple[int, ...]) -> Any:
+    if not indices:
+        return lambda attrs: ()
+    if len(indices) == 1:
+        only = indices[0]
+        return lambda attrs: (attrs[only],)
+    return itemgetter(*indices)
+
+
+def _is_special(attr: Attr) -> bool:
+    return attr.length is not None or bool(attr.enum) or attr.ctype in ("char", "bool")
+
+
+def _plain(value: Any) -> Any:
+    return value[0] if isinstance(value, bytes) else value
+
+
+def _host_array(attr: Attr, value: Any) -> Any:
+    """A sequence as a C array in host memory."""
+    kinds = {"float": np.float32, "double": np.float64, "int": np.int32, "size_t": np.uintp}
+    kind = kinds.get(attr.ctype) or np.dtype(attr.ctype.removesuffix("_t"))
+    values = value.numpy() if isinstance(value, Tensor) else value
+    return ffi.from_buffer(f"{attr.ctype}[]", np.ascontiguousarray(values, kind))
+
+
+def tensor_descriptor(sig: Signature) -> Any:
+    """An infiniopTensorDescriptor_t, destroyed when nothing refers to it."""
+    room = ffi.new("infiniopTensorDescriptor_t *")
+    check(lib.infiniopCreateTensorDescriptor(room, len(sig.shape), list(sig.shape), list(sig.strides), sig.dtype.code))
+    return ffi.gc(room[0], lib.infiniopDestroyTensorDescriptor)
+
+
+class _Operations(dict[str, Operation]):
+    def __missing__(self, name: str) -> Operation:
+        from .operators import all_operators
+
+        schema = all_operators().get(name)
+        if schema is None:
+            raise BadParamError(f"there is no operator named {name!r}", op=name)
+        made = self[name] = Operation(schema)
+        return made
+
+
+operations = _Operations()
+
+
+# ---- the general path ---------------------------------------------------------------------------------------
+
+
+def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: str | None, **extra: Any) -> Any:
+    """Any kind of array, outputs allocated where they are missing, any stream and backend."""
+    operation = operations[name]
+    keys: list[Any] = [backend, operation.key_of(attrs)]
+    pointers = []
+    used = arrays
+    for index, array in enumerate(arrays):
+        if array is None:
+            keys.append(None)
+            pointers.append(NULL)
+            continue
+        door = doors[array.__class__]
+        if door is DLPACK:
+            used = [*used[:index], door.tensor(array), *used[index + 1 :]]
+            key, pointer = used[index]._sig, used[index]._ptr
+        else:
+            key, pointer = door.enter(array)
+        keys.append(key)
+        pointers.append(pointer)
+    if extra:
+        keys.append(tuple(extra.values()))
+    plan = _find_plan(operation, tuple(keys), used, attrs, backend, extra)
+    first = arrays[operation.first_input]
+    if stream is None:
+        stream = doors[first.__class__].stream(first)
+    results = arrays
+    if plan.made:
+        results = list(arrays)
+        door = doors[first.__class__]
+        for index, sig in plan.made:
+            results[index] = door.new(sig, first)
+            pointers[index] = _pointer(results, index, used)
+    _run(operation, plan, pointers, attrs, stream, used if results is arrays else [*used, *results])
+    if len(operation.returned) == 1:
+        return results[operation.returned[0]]
+    return tuple(results[i] for i in operation.returned)
+
+
+def _pointer(results: Sequence[Any], index: int, used: Sequence[Any]) -> Any:
+    door = doors[results[index].__class__]
+    return door.tensor(results[index])._ptr if door is DLPACK else door.enter(results[index])[1]
+
+
+def _find_plan(
+    operation: Operation, key: tuple, arrays: Sequence[Any], attrs: tuple, backend: str | None, extra: Mapping[str, Any]
+) -> Plan:
+    plans = here.plans.get(operation.name)
+    if plans is None:
+        plans = here.plans[operation.name] = OrderedDict()
+    plan = plans.get(key)
+    if plan is None:
+        plan = plans[key] = operation.plan(arrays, attrs, backend, extra)
+        if len(plans) > CACHE_LIMIT:
+            plans.popitem(last=False)
+    else:
+        plans.move_to_end(key)
+    if backend is None and not plan.made and not extra and all(a is None or a.__class__ is Tensor for a in arrays):
+        _remember(operation, plan, arrays, attrs)
+    return plan
+
+
+def _remember(operation: Operation, plan: Plan, arrays: Sequence[Any], attrs: tuple) -> None:
+    """Let the operator's own function find the plan without coming here."""
+    cache = getattr(here, operation.name)
+    if len(cache) >= CACHE_LIMIT:
+        del cache[next(iter(cache))]
+    key = (*(None if a is None else a._sig for a in arrays), *operation.key_of(attrs))
+    cache[key] = (plan.function, plan.descriptor, plan.size, plan.lane)
+
+
+def _run(
+    operation: Operation, plan: Plan, pointers: Sequence[Any], attrs: tuple, stream: StreamLike, arrays: Sequence[Any]
+) -> None:
+    lane = plan.lane
+    values = operation.run_values(attrs) if operation.at_run else ()
+    if lane.plain and stream is None:
+        scratch = (lane.scratch, plan.size) if operation.schema.workspace else ()
+        status = plan.function(plan.descriptor, *scratch, *pointers, *values, lane.handle)
+    else:
+        status = _run_elsewhere(operation, plan, pointers, values, handle_of(stream, lane.device), arrays)
+    if status:
+        raise failed(operation.name, status)
+
+
+def _run_elsewhere(
+    operation: Operation, plan: Plan, pointers: Sequence[Any], values: tuple, handle: Any, arrays: Sequence[Any]
+) -> int:
+    """On a given stream, on another device than the CPU, or while a graph is captured."""
+    lane = plan.lane
+    scratch = (lane.workspace(handle, plan.size), plan.size) if operation.schema.workspace else ()
+    with current(lane.device):
+        status = plan.function(plan.descriptor, *scratch, *pointers, *values, handle)
+    if lane.graph is not None:
+        lane.graph.keep(plan.descriptor, *arrays)
+    elif not lane.device.is_cpu:
+        for array in arrays:
+            used_on = getattr(getattr(array, "_owner", None), "used_on", None)
+            if used_on is not None:
+                used_on(handle)
+    return int(status)

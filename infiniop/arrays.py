@@ -1,0 +1,234 @@
+"""The doors through which arrays come in: our Tensor, NumPy, torch, and whatever has `__dlpack__`.
+
+A door turns an array into a *key* (hashable: what a descriptor depends on) and a pointer, fast; the key into a
+`Signature` only when a descriptor has to be made; and makes new arrays of its kind for outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Any, Protocol
+
+import numpy as np
+
+from ._library import ffi
+from .device import Device
+from .errors import BadParamError, TensorDtypeError
+from .memory import pointer_to
+from .schema import dtypes as _dtypes
+from .schema.dtypes import DType, dtype
+from .tensor import Signature, Tensor, from_dlpack, from_numpy, new
+
+Array = Any  # Tensor | np.ndarray | torch.Tensor | SupportsDLPack: the annotation of operator arguments
+
+_from_buffer, _cast = ffi.from_buffer, ffi.cast
+_CHAR_POINTER = ffi.typeof("char *")
+
+
+class SupportsDLPack(Protocol):
+    def __dlpack__(self, **kwargs: Any) -> Any: ...
+
+    def __dlpack_device__(self) -> tuple[int, int]: ...
+
+
+class Door(Protocol):
+    """One kind of array."""
+
+    name: str
+
+    def enter(self, array: Any) -> tuple[Any, Any]:
+        """(key, pointer): what a descriptor depends on, cheap and hashable; the first element's address."""
+
+    def signature(self, array: Any) -> Signature: ...
+
+    def new(self, sig: Signature, like: Any) -> Any:
+        """An uninitialised array."""
+
+    def tensor(self, array: Any) -> Tensor:
+        """The same memory."""
+
+    def stream(self, array: Any) -> Any:
+        """The stream that the array's library works on now; None: infiniop's own."""
+
+
+class _TensorDoor:
+    name = "tensor"
+
+    def enter(self, array: Tensor) -> tuple[Any, Any]:
+        return array._sig, array._ptr
+
+    def signature(self, array: Tensor) -> Signature:
+        return array._sig
+
+    def new(self, sig: Signature, like: Any) -> Tensor:
+        return new(sig)
+
+    def tensor(self, array: Tensor) -> Tensor:
+        return array
+
+    def stream(self, array: Tensor) -> None:
+        return None
+
+
+# ---- NumPy --------------------------------------------------------------------------------------------------
+
+
+def numpy_pointer(array: np.ndarray) -> Any:
+    try:
+        return _from_buffer(array)
+    except (ValueError, BufferError):  # not one block of memory
+        return pointer_to(array.__array_interface__["data"][0])
+
+
+def numpy_signature(array: np.ndarray) -> Signature:
+    return _numpy_signature(array.shape, array.strides, array.dtype, not array.flags.writeable)
+
+
+def _numpy_signature(shape: tuple[int, ...], strides: tuple[int, ...], kind: np.dtype, readonly: bool) -> Signature:
+    made = _numpy_dtype(kind)
+    size = made.itemsize
+    if any(s % size for s, n in zip(strides, shape, strict=True) if n > 1):
+        raise BadParamError(f"strides of {strides} bytes are no multiples of the {size}-byte element")
+    return Signature.of(shape, tuple(s // size for s in strides), made, Device("cpu"), readonly)
+
+
+@functools.lru_cache(maxsize=64)
+def _numpy_dtype(kind: np.dtype) -> DType:
+    if not kind.isnative:
+        raise TensorDtypeError(f"NumPy dtype {kind} is not in this machine's byte order", got=str(kind))
+    try:
+        return dtype(kind)
+    except TypeError:
+        raise TensorDtypeError(f"NumPy dtype {kind} is not one of infiniop's", got=str(kind)) from None
+
+
+class _NumpyDoor:
+    name = "numpy"
+
+    def enter(self, array: np.ndarray) -> tuple[Any, Any]:
+        try:
+            pointer = _from_buffer(array)
+        except (ValueError, BufferError):
+            pointer = numpy_pointer(array)
+        return (array.shape, array.strides, array.dtype, array.flags.writeable), pointer
+
+    signature = staticmethod(numpy_signature)
+
+    def new(self, sig: Signature, like: Any) -> np.ndarray:
+        return np.empty(sig.shape, sig.dtype.numpy)
+
+    def tensor(self, array: np.ndarray) -> Tensor:
+        return from_numpy(array)
+
+    def stream(self, array: np.ndarray) -> None:
+        return None
+
+
+# ---- torch --------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _torch_dtypes() -> tuple[dict[Any, DType], dict[DType, Any]]:
+    torch = sys.modules["torch"]
+    names = {
+        "bool": _dtypes.BOOL, "int8": _dtypes.I8, "int16": _dtypes.I16, "int32": _dtypes.I32, "int64": _dtypes.I64,
+        "uint8": _dtypes.U8, "uint16": _dtypes.U16, "uint32": _dtypes.U32, "uint64": _dtypes.U64,
+        "float8_e4m3fn": _dtypes.F8, "float16": _dtypes.F16, "float32": _dtypes.F32, "float64": _dtypes.F64,
+        "bfloat16": _dtypes.BF16, "complex64": _dtypes.C64, "complex128": _dtypes.C128, "complex32": _dtypes.C32,
+    }  # fmt: skip
+    found = {getattr(torch, name): made for name, made in names.items() if hasattr(torch, name)}
+    return found, {made: key for key, made in found.items()}
+
+
+class _TorchDoor:
+    name = "torch"
+
+    def enter(self, array: Any) -> tuple[Any, Any]:
+        return (array.shape, array.stride(), array.dtype, array.device), _cast(_CHAR_POINTER, array.data_ptr())
+
+    def signature(self, array: Any) -> Signature:
+        made = _torch_dtypes()[0].get(array.dtype)
+        if made is None:
+            raise TensorDtypeError(f"{array.dtype} is not one of infiniop's dtypes", got=str(array.dtype))
+        if array.device.type == "meta" or array.is_neg() or array.is_conj():
+            raise BadParamError(f"a torch tensor without memory of its own values ({array.device}): call .clone() first")
+        return Signature.of(tuple(array.shape), array.stride(), made, Device(array.device))
+
+    def new(self, sig: Signature, like: Any) -> Any:
+        torch = sys.modules["torch"]
+        if sig.dtype not in _torch_dtypes()[1]:
+            raise TensorDtypeError(f"torch has no {sig.dtype.name}: give out=", got=sig.dtype.name)
+        return torch.empty(sig.shape, dtype=_torch_dtypes()[1][sig.dtype], device=like.device)
+
+    def tensor(self, array: Any) -> Tensor:
+        return Tensor._make(pointer_to(array.data_ptr()), self.signature(array), array)
+
+    def stream(self, array: Any) -> Any:
+        if array.is_cuda:
+            return sys.modules["torch"].cuda.current_stream(array.device)
+        return None
+
+
+# ---- everything else ----------------------------------------------------------------------------------------
+
+
+class _DLPackDoor:
+    """Arrays of other libraries: every call asks for their capsule, and works on the Tensor that comes of it."""
+
+    name = "dlpack"
+
+    def enter(self, array: Any) -> tuple[Any, Any]:
+        raise NotImplementedError("a call turns these arrays into tensors first")
+
+    def signature(self, array: Any) -> Signature:
+        return from_dlpack(array)._sig
+
+    def new(self, sig: Signature, like: Any) -> Any:
+        made = new(sig)
+        namespace = getattr(like, "__array_namespace__", None)
+        return made if namespace is None else namespace().from_dlpack(made)
+
+    def tensor(self, array: Any) -> Tensor:
+        return from_dlpack(array)
+
+    def stream(self, array: Any) -> None:
+        return None
+
+
+_TENSOR, _NUMPY, _TORCH, DLPACK = _TensorDoor(), _NumpyDoor(), _TorchDoor(), _DLPackDoor()
+
+
+class _Doors(dict[type, Any]):
+    """The door of a type; found once per type."""
+
+    def __missing__(self, kind: type) -> Any:
+        found = self[kind] = _find(kind)
+        return found
+
+
+def _find(kind: type) -> Any:
+    if issubclass(kind, Tensor):
+        return _TENSOR
+    if issubclass(kind, np.ndarray):
+        return _NUMPY
+    torch = sys.modules.get("torch")
+    if torch is not None and issubclass(kind, torch.Tensor):
+        return _TORCH
+    if hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__"):
+        return DLPACK
+    raise TypeError(f"{kind.__name__} is no array: pass an infiniop.Tensor, NumPy, torch, or anything with __dlpack__")
+
+
+doors = _Doors()
+
+
+def describe(array: Any) -> Signature:
+    """The signature of any array."""
+    return doors[array.__class__].signature(array)
+
+
+def as_tensor(array: Any) -> Tensor:
+    """Any array as a Tensor over the same memory."""
+    return doors[array.__class__].tensor(array)
+

@@ -1,0 +1,99 @@
+"""Shapes and dtypes of outputs that a caller leaves to us, from the operator's schema and the other arguments."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import TensorShapeError
+from .schema import Operator, dtype, expr, shapes
+from .schema import Tensor as TensorSchema
+from .schema.dtypes import DType
+from .tensor import Signature
+
+
+class Binding:
+    """What the given tensors say about axes, groups and dtype variables."""
+
+    def __init__(self, operator: Operator, given: Mapping[str, Signature | None], attrs: Mapping[str, Any]):
+        self.operator = operator
+        self.given = {name: sig for name, sig in given.items() if sig is not None}
+        self.axes: dict[str, int] = {}
+        self.groups: dict[str, tuple[int, ...]] = {}
+        self.dtypes: dict[str, DType] = {}
+        self.attrs = {k: v for k, v in attrs.items() if isinstance(v, bool | int | float)}
+        self.group_ranks: dict[str, int] = {}
+        for group, text in operator.group_rank.items():
+            self.group_ranks[group] = self.value(text)
+        for tensor in operator.tensors:
+            if tensor.name in self.given:
+                self._bind(tensor, self.given[tensor.name])
+
+    def _bind(self, tensor: TensorSchema, sig: Signature) -> None:
+        if tensor.dtype in self.operator.dtypes:
+            self.dtypes.setdefault(tensor.dtype, sig.dtype)
+        try:
+            shapes.bind(tensor.shape, sig.shape, self.axes, self.groups, self.group_ranks)
+        except shapes.Mismatch as error:
+            wanted = " or ".join(f"[{', '.join(a.split())}]" for a in tensor.shape.split("|"))
+            raise TensorShapeError(
+                op=self.operator.name, argument=tensor.name, expected=wanted, got=f"{list(sig.shape)} ({error})"
+            ) from None
+
+    def value(self, text: str, extra: Mapping[str, Any] | None = None) -> Any:
+        """An expression's value. Raises NameError or KeyError when it needs what is not known."""
+        codes = {name: made.code for name, made in self.dtypes.items()}
+        functions = {
+            "rank": lambda name: len(self.given[name].shape),
+            "dim": lambda name, i: self.given[name].shape[i],
+            "stride": lambda name, i: self.given[name].strides[i],
+            "has": lambda name: name in self.given,
+            "size": lambda group: math.prod(self.groups[group]),
+            "ndim": lambda group: len(self.groups[group]),
+        }
+        return expr.evaluate(text, {**self.attrs, **codes, **self.axes, **(extra or {})}, functions)
+
+    def infer(self, extra: Mapping[str, Any]) -> None:
+        """Complete axes and dtype variables by the operator's `infer`."""
+        for name, text in self.operator.infer.items():
+            if name in self.axes or name in self.dtypes or name in self.groups:
+                continue
+            try:
+                found = self.value(text, {k: v for k, v in extra.items() if v is not None})
+            except (NameError, KeyError):
+                continue
+            if name in self.operator.dtypes:
+                self.dtypes[name] = dtype(found)
+            elif isinstance(found, tuple):
+                self.groups[name] = found
+            else:
+                self.axes[name] = int(found)
+
+    def output(self, tensor: TensorSchema) -> Signature:
+        """A row-major signature for an output that was not given."""
+        from .tensor import row_major
+
+        shape = shapes.shape_of(tensor.shape, self.axes, self.groups)
+        if shape is None:
+            raise TensorShapeError(
+                f"{self.operator.name}: the shape of {tensor.name} [{tensor.shape}] does not follow from the inputs: "
+                "give out=", op=self.operator.name, argument=tensor.name,
+            )  # fmt: skip
+        device = next(sig.device for sig in self.given.values())
+        return Signature.of(shape, row_major(shape), self._dtype(tensor), device)
+
+    def _dtype(self, tensor: TensorSchema) -> DType:
+        if tensor.dtype not in self.operator.dtypes:
+            return dtype(tensor.dtype)
+        return self.dtypes.get(tensor.dtype) or self.operator.dtypes[tensor.dtype][0]
+
+
+def outputs(
+    operator: Operator, given: Mapping[str, Signature | None], attrs: Mapping[str, Any], extra: Mapping[str, Any]
+) -> dict[str, Signature]:
+    """Signatures of the OUT tensors that are not among `given`."""
+    binding = Binding(operator, given, attrs)
+    binding.infer(extra)
+    missing = [t for t in operator.tensors if t.is_output and given.get(t.name) is None and not t.optional]
+    return {tensor.name: binding.output(tensor) for tensor in missing}

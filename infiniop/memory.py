@@ -1,0 +1,128 @@
+"""Device memory that Python owns: allocated by infinirt, freed when nothing refers to it and its stream has passed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from ._library import ffi, lib
+from .device import Device
+from .errors import InternalError, check, last_error
+
+NULL = ffi.NULL
+H2H, H2D, D2H, D2D = range(4)  # infinirtMemcpyKind_t
+_CHAR_POINTER = ffi.typeof("char *")
+_VOID_POINTER = ffi.typeof("void *")
+_ADDRESS = ffi.typeof("uintptr_t")
+
+
+class _Current(threading.local):
+    """Room for the answers of infinirtGetDevice and infinirtMalloc, one per thread."""
+
+    def __init__(self) -> None:
+        self.code = ffi.new("infiniDevice_t *")
+        self.index = ffi.new("int *")
+        self.pointer = ffi.new("void **")
+
+
+_current = _Current()
+
+
+def address_of(pointer: Any) -> int:
+    return int(ffi.cast(_ADDRESS, pointer))
+
+
+def pointer_to(address: int) -> Any:
+    return ffi.cast(_CHAR_POINTER, address)
+
+
+@contextlib.contextmanager
+def current(device: Device) -> Iterator[None]:
+    """Calls without a device argument act on `device` inside."""
+    previous = enter(device)
+    try:
+        yield
+    finally:
+        leave(previous)
+
+
+def enter(device: Device) -> tuple[int, int] | None:
+    """Make `device` this thread's current one; what to hand to `leave`."""
+    here = _current
+    check(lib.infinirtGetDevice(here.code, here.index))
+    code, index = here.code[0], here.index[0]
+    if code == device.code and (index == device.index or device.is_cpu):
+        return None
+    check(lib.infinirtSetDevice(device.code, device.index))
+    return code, index
+
+
+def leave(previous: tuple[int, int] | None) -> None:
+    if previous is not None:
+        lib.infinirtSetDevice(*previous)
+
+
+class Storage:
+    """A block of device memory."""
+
+    __slots__ = ("__weakref__", "device", "nbytes", "ptr", "stream", "streams")
+
+    def __init__(self, device: Device, nbytes: int, stream: Any = NULL):
+        self.device, self.nbytes, self.stream = device, nbytes, stream
+        self.streams: list[Any] = []  # others that have used this memory
+        self.ptr = NULL
+        if nbytes == 0:
+            return
+        previous = enter(device)
+        room = _current.pointer
+        room[0] = NULL
+        if device.is_cpu:
+            status = lib.infinirtMalloc(room, nbytes)
+        else:
+            status = lib.infinirtMallocAsync(room, nbytes, stream)
+        error = self._failure(status) if status or room[0] == NULL else None
+        leave(previous)
+        if error is not None:
+            raise error
+        self.ptr = ffi.cast(_CHAR_POINTER, room[0])
+
+    def _failure(self, status: int) -> InternalError:
+        cause = str(last_error(status)) if status else "no memory"
+        free = ffi.new("size_t[2]")
+        known = lib.infinirtGetMemInfo(self.device.code, self.device.index, free, free + 1) == 0
+        left = f"{free[0]:,} of {free[1]:,} bytes free" if known else "free memory unknown"
+        return InternalError(f"{self.device}: cannot allocate {self.nbytes:,} bytes ({left}): {cause}")
+
+    def used_on(self, stream: Any) -> None:
+        """Work on another stream than the one that allocated uses this memory."""
+        if stream != self.stream and stream not in self.streams:
+            self.streams.append(stream)
+
+    def __del__(self, lib=lib, NULL=NULL, enter=enter, leave=leave) -> None:
+        if self.ptr == NULL:
+            return
+        try:
+            previous = enter(self.device)
+        except Exception:
+            return  # the device is gone, and its memory with it
+        if self.device.is_cpu:
+            lib.infinirtFree(self.ptr)
+        else:
+            for stream in self.streams:
+                lib.infinirtStreamSynchronize(stream)
+            lib.infinirtFreeAsync(self.ptr, self.stream)
+        leave(previous)
+
+
+def copy(target: Any, source: Any, nbytes: int, to: Device, of: Device, stream: Any) -> None:
+    """Copy bytes between devices, in the order of `stream`, which belongs to the device among the two."""
+    if nbytes == 0:
+        return
+    kind = (H2H if of.is_cpu else D2H) if to.is_cpu else (H2D if of.is_cpu else D2D)
+    acting = of if to.is_cpu else to
+    with current(acting):
+        check(lib.infinirtMemcpyAsync(target, source, nbytes, kind, stream))
+        if kind in (H2D, D2H):
+            check(lib.infinirtStreamSynchronize(stream))  # host memory may be changed or read at once

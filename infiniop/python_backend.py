@@ -1,0 +1,242 @@
+"""Backends written in Python: kernels are functions of arrays, in the same native table as all others.
+
+One set of trampolines serves every operator of every Python backend, from any thread. An exception in a kernel becomes a
+status and a message.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import streams
+from ._library import callback, ffi, lib
+from .device import Device
+from .errors import InfiniopError, check
+from .inference import Binding
+from .memory import NULL
+from .python_runtime import PythonRuntime, runtime_table
+from .schema import Attr, BadValue, Operator, Role, Status
+from .tensor import Signature
+from .views import numpy_view, signature_of, tensor_view
+
+Kernel = Callable[..., None]
+Supports = Callable[[str, Mapping[str, Signature | None], Mapping[str, Any]], "bool | str"]
+EXPLICIT_ONLY = 1
+
+_alive: list[Any] = []  # tables, strings and handles: C keeps their addresses for the rest of the process
+_states: dict[int, Any] = {}  # what descriptors of Python kernels refer to
+
+
+class PythonBackend:
+    """A backend whose kernels are Python functions.
+
+    `kernels` maps operator names to `kernel(**tensors, **attrs)`, which writes its outputs in place. Tensors are NumPy
+    arrays where the device is the CPU, else `infiniop.Tensor`; absent optional ones are None; inputs are not writable. An
+    enum attribute is an int. `supports(op, signatures, attrs)` answers True, or False or a reason, before a descriptor
+    is made. A device that nobody else brings needs `runtime`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        kernels: Mapping[str, Kernel],
+        device: str = "cpu",
+        runtime: PythonRuntime | None = None,
+        priority: int = 0,
+        explicit_only: bool = False,
+        supports: Supports | None = None,
+        version: str = "",
+    ):
+        self.name, self.device, self.version = name, str(device), version
+        self.kernels, self.runtime, self.supports = dict(kernels), runtime, supports
+        self.priority, self.explicit_only = priority, explicit_only
+
+    def register(self) -> None:
+        """Enter it into the native table. Raises when the table refuses it."""
+        from .operators import all_operators
+
+        known = all_operators()
+        unknown = [op for op in self.kernels if op not in known]
+        if unknown:
+            raise ValueError(f"backend {self.name!r} has kernels for unknown operators: {', '.join(sorted(unknown))}")
+        table = self._table([_Kernel(self, known[op], kernel) for op, kernel in self.kernels.items()])
+        check(lib.infiniopRegisterBackend(table))
+
+    def _table(self, kernels: list[_Kernel]) -> Any:
+        pointers = ffi.new("const infiniopKernel *[]", [k.table() for k in kernels]) if kernels else NULL
+        table = ffi.new("infiniopBackend *")
+        table.struct_size = ffi.sizeof("infiniopBackend")
+        table.abi_major, table.abi_minor = lib.INFINIOP_BACKEND_ABI_MAJOR, lib.INFINIOP_BACKEND_ABI_MINOR
+        table.name, table.device_name, table.version = _text(self.name), _text(self.device), _text(self.version)
+        table.priority = self.priority
+        table.flags = EXPLICIT_ONLY if self.explicit_only else 0
+        table.runtime = NULL if self.runtime is None else runtime_table(self.runtime)
+        table.nkernels, table.kernels = len(kernels), pointers
+        _alive.extend((table, pointers, self))
+        return table
+
+
+class _Kernel:
+    """One kernel of one Python backend."""
+
+    def __init__(self, backend: PythonBackend, operator: Operator, function: Kernel):
+        self.backend, self.operator, self.function = backend, operator, function
+
+    def table(self) -> Any:
+        from .ops import SCHEMA_VERSIONS  # type: ignore[attr-defined]  # generated at build
+
+        table, handle = ffi.new("infiniopKernel *"), ffi.new_handle(self)
+        table.struct_size = ffi.sizeof("infiniopKernel")
+        table.op = _text(self.operator.name)
+        table.schema_version = SCHEMA_VERSIONS[self.operator.name]
+        table.supports = _supports if self.backend.supports is not None else NULL
+        table.create, table.calculate, table.destroy = _create, _calculate, _destroy
+        table.ctx = handle
+        _alive.extend((table, handle, self))
+        return table
+
+
+class _State:
+    """One descriptor: what every call of the kernel shares."""
+
+    def __init__(self, kernel: _Kernel, call: Any):
+        self.kernel = kernel
+        operator = kernel.operator
+        device = Device(int(call.device), call.device_id)
+        self.view = numpy_view if device.is_cpu else tensor_view
+        self.signatures: dict[str, Signature | None] = {}
+        for i, tensor in enumerate(operator.tensors):
+            view = call.tensors[i]
+            known = None if view == NULL else signature_of(view[0], device, tensor.role is Role.IN)
+            self.signatures[tensor.name] = known
+        self.arrays = [a for a in operator.attrs if a.length is not None]
+        self.attrs = self._scalars(call.attrs)
+
+    def _scalars(self, values: Any) -> dict[str, Any]:
+        return {a.name: _scalar(a, values[i]) for i, a in enumerate(self.kernel.operator.attrs) if a.length is None}
+
+    def run(self, run: Any) -> None:
+        tensors: dict[str, Any] = {}
+        for i, (name, sig) in enumerate(self.signatures.items()):
+            pointer = run.data[i]
+            absent = sig is None or (pointer == NULL and 0 not in sig.shape)
+            tensors[name] = None if absent else self.view(pointer, sig)
+        attrs = self._scalars(run.attrs)
+        if self.arrays:
+            attrs |= self._host_arrays(run.attrs, attrs)
+        with streams.nested():
+            self.kernel.function(**tensors, **attrs)
+
+    def _host_arrays(self, values: Any, attrs: Mapping[str, Any]) -> dict[str, Any]:
+        binding = Binding(self.kernel.operator, self.signatures, attrs)
+        every = self.kernel.operator.attrs
+        return {a.name: _host_array(a, values[every.index(a)].p, int(binding.value(a.length or "0"))) for a in self.arrays}
+
+
+def _scalar(attr: Attr, value: Any) -> Any:
+    if attr.ctype in ("float", "double"):
+        return float(value.f)
+    return bool(value.i) if attr.ctype == "bool" else int(value.i)
+
+
+def _host_array(attr: Attr, pointer: Any, count: int) -> Any:
+    """A read-only NumPy array over host memory."""
+    import numpy as np
+
+    kinds = {"float": np.float32, "double": np.float64, "int": np.int32, "size_t": np.uintp}
+    kind = np.dtype(kinds.get(attr.ctype) or attr.ctype.removesuffix("_t"))
+    if pointer == NULL or count == 0:
+        return np.empty(0, kind)
+    made = np.frombuffer(ffi.buffer(pointer, count * kind.itemsize), kind)
+    made.flags.writeable = False
+    return made
+
+
+def _text(text: str) -> Any:
+    made = ffi.new("char[]", text.encode())
+    _alive.append(made)
+    return made
+
+
+# ---- errors -------------------------------------------------------------------------------------------------
+
+
+def report(error: BaseException, op: str, status: Status | None = None) -> int:
+    """Leave an exception as the thread's last error; returns its status."""
+    fields = {"op": op, "argument": "", "expected": "", "got": ""}
+    message = ""
+    if isinstance(error, BadValue):
+        status, fields["argument"], fields["expected"] = Status.BAD_PARAM, error.argument, error.expected
+        fields["got"] = error.got
+    elif isinstance(error, InfiniopError):
+        status, message = error.status, str(error)
+        fields |= {"argument": error.argument, "expected": error.expected, "got": error.got}
+    else:
+        status = Status.NOT_IMPLEMENTED if isinstance(error, NotImplementedError) else Status.INTERNAL_ERROR
+        message = f"{op}: {type(error).__name__}: {error}"
+    if os.environ.get("INFINIOP_DEBUG") == "1":
+        traceback.print_exception(error)
+    _set_error(status, fields, message)
+    return int(status)
+
+
+def _set_error(status: Status, fields: Mapping[str, str], message: str) -> None:
+    texts = {name: ffi.new("char[]", value.encode()) for name, value in fields.items() if value}
+    texts |= {"message": ffi.new("char[]", message.encode())} if message else {}
+    error = ffi.new("infiniopError *")
+    error.struct_size = ffi.sizeof("infiniopError")
+    error.status = int(status)
+    for name, text in texts.items():
+        setattr(error, name, text)
+    lib.infiniopGetHost().set_error(error)
+
+
+# ---- trampolines --------------------------------------------------------------------------------------------
+
+
+def _on_supports(ctx: Any, call: Any) -> int:
+    kernel: _Kernel = ffi.from_handle(ctx)
+    try:
+        state = _State(kernel, call)
+        answer = kernel.backend.supports(kernel.operator.name, state.signatures, state.attrs)  # type: ignore[misc]
+        if answer is True:
+            return Status.SUCCESS
+        reason = answer if isinstance(answer, str) else f"{kernel.backend.name} does not take these arguments"
+        raise NotImplementedError(reason)
+    except BaseException as error:
+        return report(error, kernel.operator.name)
+
+
+def _on_create(ctx: Any, call: Any, state: Any, workspace: Any) -> int:
+    kernel: _Kernel = ffi.from_handle(ctx)
+    try:
+        made = _State(kernel, call)
+        handle = ffi.new_handle(made)
+        _states[int(ffi.cast("uintptr_t", handle))] = (handle, made)
+        state[0], workspace[0] = handle, 0
+        return Status.SUCCESS
+    except BaseException as error:
+        return report(error, kernel.operator.name)
+
+
+def _on_calculate(handle: Any, run: Any) -> int:
+    state: _State = ffi.from_handle(handle)
+    try:
+        state.run(run)
+        return Status.SUCCESS
+    except BaseException as error:
+        return report(error, state.kernel.operator.name)
+
+
+def _on_destroy(handle: Any) -> None:
+    _states.pop(int(ffi.cast("uintptr_t", handle)), None)
+
+
+_supports = callback("infiniop_py_supports", _on_supports, int(Status.INTERNAL_ERROR))
+_create = callback("infiniop_py_create", _on_create, int(Status.INTERNAL_ERROR))
+_calculate = callback("infiniop_py_calculate", _on_calculate, int(Status.INTERNAL_ERROR))
+_destroy = callback("infiniop_py_destroy", _on_destroy)
