@@ -178,38 +178,62 @@ void dot_product(const T *w, ptrdiff_t row_stride, size_t count, const float *x,
 // ---- matrix rows contiguous across k: sums of scaled rows ------------------------------------------------------------
 
 namespace detail {
-// out[j][0, n) += sum over u < U of x[j][u] * w[u][0, n)
-template <class T, size_t U>
-void add_scaled(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t few, size_t n, float *out, size_t ldo) {
-    const auto step = [&](size_t i, auto part) {
-        vf v[U];
+// out[j][0, n) += sum over u < U of x[j][u] * w[u][0, n), for X rows j.
+template <class T, size_t U, size_t X>
+void add_scaled(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t n, float *out, size_t ldo) {
+    vf scale[X][U];
+    for (size_t j = 0; j < X; j++) {
         for (size_t u = 0; u < U; u++) {
-            v[u] = load(w + ptrdiff_t(u) * stride + i, part);
+            scale[j][u] = splat<vf>(x[j * ldx + u]);
         }
-        for (size_t j = 0; j < few; j++) {
-            vf sum = load(out + j * ldo + i);
-            for (size_t u = 0; u < U; u++) {
-                sum += splat<vf>(x[j * ldx + u]) * v[u];
+    }
+    for_vectors<width>(n, [&](size_t i, auto part) {
+        vf sums[X];
+        for (size_t j = 0; j < X; j++) {
+            sums[j] = load(out + j * ldo + i);
+        }
+        for (size_t u = 0; u < U; u++) {
+            const vf v = load(w + ptrdiff_t(u) * stride + i, part);
+            for (size_t j = 0; j < X; j++) {
+                sums[j] += scale[j][u] * v;
             }
-            store(out + j * ldo + i, sum);
         }
-    };
-    for_vectors<width>(n, step);
+        for (size_t j = 0; j < X; j++) {
+            store(out + j * ldo + i, sums[j]);
+        }
+    });
+}
+
+template <class T, size_t U>
+void add_scaled_many(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t few, size_t n, float *out, size_t ldo) {
+    size_t j = 0;
+    if constexpr (U == 4) {
+        for (; j + 2 <= few; j += 2) {
+            add_scaled<T, U, 2>(w, stride, x + j * ldx, ldx, n, out + j * ldo, ldo);
+        }
+    }
+    for (; j < few; j++) {
+        add_scaled<T, U, 1>(w, stride, x + j * ldx, ldx, n, out + j * ldo, ldo);
+    }
 }
 } // namespace detail
 
 // out[few][ldo], n columns: sums of x[j][i] * w[i][0, n); x in plain order. ldo: a multiple of the vector width.
 template <class T>
 void scaled_rows(const T *w, ptrdiff_t k_stride, size_t n, const float *x, size_t few, size_t k, float *out, size_t ldo) {
-    constexpr size_t U = 8;
     std::fill_n(out, few * ldo, 0.0f);
     size_t i = 0;
-    for (; i + U <= k; i += U, w += ptrdiff_t(U) * k_stride) {
-        detail::add_scaled<T, U>(w, k_stride, x + i, padded(k), few, n, out, ldo);
+    const auto pass = [&](auto unroll) {
+        constexpr size_t U = decltype(unroll)::value;
+        for (; i + U <= k; i += U, w += ptrdiff_t(U) * k_stride) {
+            detail::add_scaled_many<T, U>(w, k_stride, x + i, padded(k), few, n, out, ldo);
+        }
+    };
+    if (few == 1) {
+        pass(Count<8>{});
     }
-    for (; i < k; i++, w += k_stride) {
-        detail::add_scaled<T, 1>(w, k_stride, x + i, padded(k), few, n, out, ldo);
-    }
+    pass(Count<4>{});
+    pass(Count<1>{});
 }
 
 } // namespace infiniop::cpu
