@@ -7,8 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, F64, FLOATS, Constraint, DType, ErrorSample, Operator, Role, Sample, Status, Tensor,
-)  # fmt: skip
+    F16,
+    F32,
+    F64,
+    FLOATS,
+    Constraint,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Tensor,
+)
 from infiniop.schema.samples import empty, padded, uniform
 
 from ._floats import f64, softmax, store, tolerances
@@ -93,8 +104,7 @@ causal_softmax = Operator(
     semantics=(
         "Row i keeps the columns j <= i + (t - s): y = exp(x - max(x)) / sum(exp(x - max(x))) over those.",
         "Every later column becomes exactly 0, whatever x holds there.",
-        "A kept minus infinity gives 0; a row that keeps only minus infinities, or keeps plus infinity or NaN, gives NaN "
-        "in its kept columns.",
+        "A kept minus infinity gives 0; a row that keeps nothing else, or also plus infinity or NaN, gives NaN there.",
         "Computed in f32, rounded once.",
         "y may be x, with the same strides.",
         "Without elements nothing is touched.",

@@ -8,8 +8,20 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS64, I8, I32, I64, DType, ErrorSample, Operator, Role, Sample, Status, Tensor,
-)  # fmt: skip
+    F16,
+    F32,
+    FLOATS64,
+    I8,
+    I32,
+    I64,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Tensor,
+)
 from infiniop.schema.samples import empty, padded, uniform
 
 from . import _floats
@@ -80,18 +92,20 @@ def _dtype_samples(rng: np.random.Generator, dtype: DType, output: str, inputs: 
         yield Sample(f"{dtype.name}-one-array-twice", {output: empty((65,), dtype), inputs[0]: same, inputs[1]: same})
 
 
-def _special_sample(dtype: DType, output: str, inputs: Sequence[str]) -> Sample:
-    grid = np.meshgrid(*[special(dtype)] * len(inputs), indexing="ij")
+def _special_sample(dtype: DType, output: str, inputs: Sequence[str], extremes: bool) -> Sample:
+    grid = np.meshgrid(*[special(dtype, extremes)] * len(inputs), indexing="ij")
     tensors = {output: empty(grid[0].shape, dtype), **dict(zip(inputs, grid, strict=True))}
     return Sample(f"{dtype.name}-special", tensors, tags=frozenset({"nan"}))
 
 
-def family_samples(rng: np.random.Generator, dtypes: Sequence[DType], output: str, inputs: Sequence[str]):
-    """Samples of an elementwise operator."""
+def family_samples(
+    rng: np.random.Generator, dtypes: Sequence[DType], output: str, inputs: Sequence[str], extremes: bool = True
+) -> Iterator[Sample]:
+    """Samples of an elementwise operator; without `extremes`, none whose intermediate results leave f32's range."""
     for dtype in dtypes:
         yield from _dtype_samples(rng, dtype, output, inputs)
         if dtype.is_float:
-            yield _special_sample(dtype, output, inputs)
+            yield _special_sample(dtype, output, inputs, extremes)
     shape = (16, 5632)
     tensors = {n: _values(rng, shape, F32) for n in inputs}
     yield Sample("F32-16x5632", {output: empty(shape, F32), **tensors}, tags=frozenset({"large"}))
@@ -171,7 +185,8 @@ add = _operator(
 sub = _operator("sub", "Elementwise difference.", "c = a - b.", np.subtract, "c a b")
 mul = _operator("mul", "Elementwise product.", "c = a * b.", np.multiply, "c a b")
 silu = _operator(
-    "silu", "Sigmoid linear unit.", "output = input / (1 + exp(-input)) (Elfwing, Uchibe, Doya 2017, arXiv:1702.03118).",
+    "silu", "Sigmoid linear unit.",
+    "output = input / (1 + exp(-input)) (Elfwing, Uchibe, Doya 2017, arXiv:1702.03118).",
     _floats.silu, "output input", semantics=["Minus infinity gives NaN, as the formula does."], tolerances=_EXP,
 )  # fmt: skip
 gelu = _operator(

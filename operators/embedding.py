@@ -7,8 +7,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    BF16, F16, F32, F64, FLOATS, I16, I32, I64, DType, ErrorSample, Operator, Role, Sample, Status, Tensor,
-)  # fmt: skip
+    BF16,
+    F16,
+    F32,
+    F64,
+    FLOATS,
+    I16,
+    I32,
+    I64,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Tensor,
+)
 from infiniop.schema.samples import empty, padded, uniform
 
 from ._samples import WIDTHS, Errors, column_major
@@ -19,7 +33,9 @@ def reference(output, input, weight) -> None:
     output[known] = weight[input[known]]
 
 
-def _arguments(rng, dtype: DType, index: DType, shape, rows, width, strides=None, input_strides=None, weight_strides=None):
+def _arguments(
+    rng, dtype: DType, index: DType, shape, rows, width, strides=None, input_strides=None, weight_strides=None
+):
     ids = uniform(rng, shape, index, 0, rows - 1, input_strides)
     weight = uniform(rng, (rows, width), dtype, -1, 1, weight_strides)
     return {"output": empty((*shape, width), dtype, strides), "input": ids, "weight": weight}

@@ -48,7 +48,7 @@ def _dtype_samples(rng, dtype: DType) -> Iterator[Sample]:
             arguments["output"] = arguments["input"]
         return Sample(f"{dtype.name}-{what}", arguments, {"eps": eps})
 
-    for width in WIDTHS[1:]:
+    for width in WIDTHS:
         yield sample(f"3x{width}", (3, width))
     for shape in [(5, 4), (5, 4, 7, 65), (13, 4, 4), (16, 5, 563), (4, 4, 563), (40, 1, 56), (0, 4), (2, 0, 4), (33,)]:
         yield sample("x".join(map(str, shape)), shape, eps=1e-4)
@@ -62,7 +62,7 @@ def _dtype_samples(rng, dtype: DType) -> Iterator[Sample]:
     yield sample("broadcast", (6, 40), input=(0, 1))
     yield sample("in-place", (9, 127), in_place=True)
     yield sample("in-place-strided", (3, 4, 40), in_place=True, input=(400, 50, 1))
-    yield sample("large-mean", (4, 300), offset=64.0)
+    yield sample("large-mean", (4, 64), offset=64.0)
     yield sample("large-values", (4, 300), scale=3e4)
     yield sample("zeros", (5, 32), scale=0.0)
     yield sample("constant-rows", (5, 32), scale=0.0, offset=3.0)
@@ -111,13 +111,13 @@ layer_norm = Operator(
     aliases=(("output", "input"),),
     semantics=(
         "deviation = sqrt(mean((input - mean(input))^2) + eps), the biased variance; standardization = (input - "
-        "mean(input)) / deviation; output = standardization * weight + bias (Ba, Kiros, Hinton 2016, arXiv:1607.06450).",
+        "mean(input)) / deviation; output = standardization * weight + bias (Ba et al. 2016, arXiv:1607.06450).",
         "The variance is taken from the differences to the mean (two passes), not as mean(x^2) - mean(x)^2.",
         "Computed in f32; each output is rounded once, output from the unrounded standardization.",
         "All three outputs are always written; output may be input, with the same strides.",
         "Without elements nothing is touched.",
     ),
-    tolerances=tolerances(f32=(3e-5, 3e-5), half_atol=1e-4),
+    tolerances=tolerances(f32=(5e-5, 5e-5), half_atol=1e-4),
     reference=reference,
     samples=samples,
     error_samples=error_samples,

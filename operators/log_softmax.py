@@ -37,12 +37,10 @@ log_softmax = Operator(
         Tensor("input", Role.IN, "*shape", "T", doc="logits"),
     ),
     attrs=(Attr("dim", "int", default=-1, doc="the axis; negative counts from the end"),),
-    constraints=(
-        Constraint("-ndim(shape) <= dim and dim < ndim(shape)", "dim", "an axis of input", Status.BAD_PARAM),
-    ),
+    constraints=(Constraint("-ndim(shape) <= dim and dim < ndim(shape)", "dim", "an axis of input", Status.BAD_PARAM),),
     aliases=(("output", "input"),),
     semantics=(
-        "output = (input - max(input)) - log(sum(exp(input - max(input)))) along the axis, in this order of operations.",
+        "output = (input - max(input)) - log(sum(exp(input - max(input)))) along the axis, in this order.",
         "Minus infinity stays; a row of minus infinities, or with plus infinity or NaN in it, gives NaN.",
         "F16 and BF16 are computed in f32, F32 and F64 in their own type; one rounding at the store.",
         "output may be input, with the same strides.",

@@ -27,6 +27,14 @@ def _arguments(rng, dtype: DType, shape, strides=None, src_strides=None):
     return {"dst": empty(shape, dtype, strides), "src": src}
 
 
+def compare(expected, actual, inputs, attrs) -> str | None:
+    """NaNs and signed zeros count as the bits that they are."""
+    size = expected["dst"].dtype.itemsize
+    bits = [np.ascontiguousarray(arrays["dst"]).view(np.uint8).reshape(-1, size) for arrays in (expected, actual)]
+    wrong = np.flatnonzero((bits[0] != bits[1]).any(axis=1))
+    return f"dst: {len(wrong)} elements are not a copy, the first at flat index {wrong[0]}" if len(wrong) else None
+
+
 _LAYOUTS: tuple[tuple[str, tuple[int, ...], tuple[int, ...] | None, tuple[int, ...] | None], ...] = (
     ("contiguous", (7, 33, 5), None, None),
     ("transpose-100", (100, 100), (1, 100), None),
@@ -86,6 +94,7 @@ rearrange = Operator(
         Tensor("src", Role.IN, "*shape", "T", doc="source; stride 0 broadcasts"),
     ),
     workspace=False,
+    compare=compare,
     semantics=(
         "dst[i] = src[i] for every index, bit by bit.",
         "dst and src must not overlap.",

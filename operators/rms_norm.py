@@ -7,8 +7,22 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    BF16, F16, F32, F64, FLOATS64, I32, Attr, DType, ErrorSample, Operator, Role, Sample, Status, Strides, Tensor,
-)  # fmt: skip
+    BF16,
+    F16,
+    F32,
+    F64,
+    FLOATS64,
+    I32,
+    Attr,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
+)
 from infiniop.schema.samples import empty, padded, uniform
 
 from ._floats import f64, store

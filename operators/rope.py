@@ -7,9 +7,28 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, F64, FLOATS64, I8, I32, I64, INTEGERS, U64, Attr, BadValue, Constraint, DType, ErrorSample, Operator,
-    Role, Sample, Status, Strides, Tensor,
-)  # fmt: skip
+    F16,
+    F32,
+    F64,
+    FLOATS64,
+    HALVES,
+    I8,
+    I32,
+    I64,
+    INTEGERS,
+    U64,
+    Attr,
+    BadValue,
+    Constraint,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
+)
 from infiniop.schema.samples import empty, layout, padded, uniform
 
 from ._floats import f64, store, tolerances
@@ -68,7 +87,7 @@ _CASES: tuple[tuple[str, dict], ...] = (
     ("3x10x4x64", {"shape": (3, 10, 4, 64)}),
     ("3x7x5x64-heads-first", {"shape": (3, 7, 5, 64), "strides": (2240, 64, 448, 1), "x_strides": (2240, 64, 448, 1)}),
     ("2x9x4x64-cache", {"shape": (2, 9, 4, 64), "x_strides": (65536, 64, 16384, 1)}),
-    ("2x5x3x40-padded", {"shape": (2, 5, 3, 40), "strides": padded((2, 5, 3, 40)), "x_strides": padded((2, 5, 3, 40), 7)}),
+    ("padded", {"shape": (2, 5, 3, 40), "strides": padded((2, 5, 3, 40)), "x_strides": padded((2, 5, 3, 40), 7)}),
     ("5x3x32-reversed", {"shape": (5, 3, 32), "strides": (-96, 32, 1), "x_strides": (96, -32, 1)}),
     ("5x3x32-broadcast", {"shape": (5, 3, 32), "x_strides": (32, 0, 1)}),
     ("per-batch", {"shape": (3, 5, 2, 32), "per_batch": True}),
@@ -76,7 +95,6 @@ _CASES: tuple[tuple[str, dict], ...] = (
     ("positions-strided", {"shape": (3, 5, 2, 32), "per_batch": True, "pos_strides": (1, 3)}),
     ("positions-reversed", {"shape": (6, 2, 32), "pos_strides": (-2,)}),
     ("long-table", {"shape": (6, 2, 64), "rows": 4096}),
-    ("large-values", {"shape": (4, 2, 64), "scale": 100.0}),
     ("no-tokens", {"shape": (0, 4, 32)}),
     ("no-heads", {"shape": (4, 0, 32)}),
     ("no-batch", {"shape": (0, 4, 2, 32)}),
@@ -90,6 +108,10 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
                 yield Sample(f"{dtype.name}-{algo}-{name}", _arguments(rng, dtype, **keywords), attrs)
             for width in (2, 4, 6, 14, 16, 18, 30, 34, 62, 66, 126, 130, 254, 258):
                 yield Sample(f"{dtype.name}-{algo}-3x2x{width}", _arguments(rng, dtype, (3, 2, width)), attrs)
+            if dtype in HALVES:
+                yield Sample(
+                    f"{dtype.name}-{algo}-large-values", _arguments(rng, dtype, (4, 2, 64), scale=100.0), attrs
+                )
             for shape, strides in (((7, 3, 64), None), ((2, 5, 3, 32), (800, 32, 160, 1))):
                 arguments = _arguments(rng, dtype, shape, x_strides=strides)
                 name = f"{dtype.name}-{algo}-in-place-rank-{len(shape)}"
@@ -159,7 +181,10 @@ rope = Operator(
     ),
     attrs=(
         Attr(
-            "algo", "infiniopRoPEAlgo_t", default="GPT_NEOX", enum=("GPT_J", "GPT_NEOX"),
+            "algo",
+            "infiniopRoPEAlgo_t",
+            default="GPT_NEOX",
+            enum=("GPT_J", "GPT_NEOX"),
             doc="which elements pair up: neighbours (GPT_J) or the two halves (GPT_NEOX)",
         ),
     ),
@@ -173,12 +198,12 @@ rope = Operator(
         "For each pair (p, q) of a head's elements and the angle i of the token's position: y_p = x_p * cos_i - x_q * "
         "sin_i and y_q = x_p * sin_i + x_q * cos_i (Su et al. 2021, arXiv:2104.09864).",
         "Pair i is (2i, 2i + 1) for GPT_J and (i, i + d / 2) for GPT_NEOX.",
-        "A position outside the tables is BAD_PARAM on the CPU, before anything is written; other devices skip the token.",
+        "A position outside the tables is BAD_PARAM on the CPU, before anything is written; other devices skip it.",
         "F16 and BF16 are computed in f32, F32 and F64 in their own type; one rounding at the store.",
         "y may be x, with the same strides.",
         "Without elements nothing is touched.",
     ),
-    tolerances=tolerances(f32=(2e-5, 1e-6), f64=(1e-13, 1e-13), half_atol=1e-4),
+    tolerances=tolerances(f32=(5e-7, 1e-6), f64=(1e-13, 1e-13), half_atol=1e-4),
     reference=reference,
     samples=samples,
     error_samples=error_samples,

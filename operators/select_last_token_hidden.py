@@ -7,9 +7,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, F64, FLOATS, I32, I64, BadValue, Constraint, DType, ErrorSample, Operator, Role, Sample, Status, Strides,
+    F16,
+    F32,
+    F64,
+    FLOATS,
+    I32,
+    I64,
+    BadValue,
+    Constraint,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
     Tensor,
-)  # fmt: skip
+)
 from infiniop.schema.samples import empty, uniform
 
 from ._samples import WIDTHS, Errors
@@ -96,20 +110,20 @@ select_last_token_hidden = Operator(
     tensors=(
         Tensor("output", Role.OUT, "one nreq h", "T", Strides.CONTIGUOUS, "selected rows"),
         Tensor("hidden_states", Role.IN, "rows columns h", "T", Strides.CONTIGUOUS, "hidden rows of all tokens"),
-        Tensor("input_offsets", Role.IN, "noffsets", I32.name, Strides.CONTIGUOUS, "where each request begins; the end"),
+        Tensor("input_offsets", Role.IN, "noffsets", I32.name, Strides.CONTIGUOUS, "where requests begin; the end"),
     ),
     constraints=(
         Constraint("one == 1", "output", "a first axis of 1"),
         Constraint("noffsets >= 2", "input_offsets", "at least two offsets"),
         Constraint("noffsets == nreq + 1", "input_offsets", "one offset more than there are requests"),
-        Constraint("rows * columns > 0 and h > 0", "hidden_states", "at least one token and a hidden size of at least 1"),
+        Constraint("rows * columns > 0 and h > 0", "hidden_states", "tokens, and a hidden size of at least 1"),
     ),
     infer={"one": "1", "nreq": "noffsets - 1"},
     workspace=False,
     semantics=(
-        "output[0, r] = hidden[input_offsets[r + 1] - 1], hidden being hidden_states as [rows * columns, h]; an exact copy.",
+        "output[0, r] = hidden[input_offsets[r + 1] - 1], an exact copy; hidden is [rows * columns, h].",
         "A request without tokens selects the token before it.",
-        "A row outside the tokens is BAD_PARAM on the CPU, before anything is written; other devices leave the output row.",
+        "A row outside the tokens is BAD_PARAM on the CPU, before anything is written; other devices skip it.",
     ),
     reference=reference,
     samples=samples,

@@ -37,9 +37,7 @@ softmax = Operator(
         Tensor("x", Role.IN, "*shape", "T", doc="logits"),
     ),
     attrs=(Attr("axis", "int", default=-1, doc="the axis; negative counts from the end"),),
-    constraints=(
-        Constraint("-ndim(shape) <= axis and axis < ndim(shape)", "axis", "an axis of x", Status.BAD_PARAM),
-    ),
+    constraints=(Constraint("-ndim(shape) <= axis and axis < ndim(shape)", "axis", "an axis of x", Status.BAD_PARAM),),
     aliases=(("y", "x"),),
     semantics=(
         "y = exp(x - max(x)) / sum(exp(x - max(x))) along the axis.",
