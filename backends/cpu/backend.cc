@@ -1,6 +1,7 @@
 // The table that this instruction set's library hands to the host: kernels from the linker section, runtime, version.
 #include <cstdarg>
 #include <cstdio>
+#include <vector>
 
 #include "cpu.h"
 #include "pool.h"
@@ -59,7 +60,19 @@ size_t element_size(infiniDtype_t dtype) {
 }
 
 namespace {
+// The compiler may align an array in the section, which leaves gaps of zeros.
+std::vector<const infiniopKernel *> collect_kernels() {
+    std::vector<const infiniopKernel *> kernels;
+    for (auto at = __start_infiniop_kernels; at != __stop_infiniop_kernels; at++) {
+        if (*at) {
+            kernels.push_back(*at);
+        }
+    }
+    return kernels;
+}
+
 infiniopBackend make_backend() {
+    static const std::vector<const infiniopKernel *> kernels = collect_kernels();
     static const Text version("%s (%s, %zu thread%s)", INFINIOP_VERSION, INFINIOP_CPU_ISA, thread_count(),
                               thread_count() == 1 ? "" : "s");
     infiniopBackend backend = {};
@@ -70,8 +83,8 @@ infiniopBackend make_backend() {
     backend.device_name = "cpu";
     backend.version = version;
     backend.runtime = &runtime;
-    backend.nkernels = size_t(__stop_infiniop_kernels - __start_infiniop_kernels);
-    backend.kernels = __start_infiniop_kernels;
+    backend.nkernels = kernels.size();
+    backend.kernels = kernels.data();
     return backend;
 }
 } // namespace
