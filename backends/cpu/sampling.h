@@ -47,7 +47,7 @@ template <class T> struct LogitRow {
         }
     }
 
-    // The same with weights exp((value - largest) / temperature); what is not comparable (NaN) weighs nothing.
+    // The same with weights exp((value - largest) / temperature), which f may change; NaN weighs nothing.
     template <class F> void weights(F &&f) const {
         using V = vector_t<T>;
         values([&](size_t first, const C *v, size_t count) {
@@ -56,7 +56,7 @@ template <class T> struct LogitRow {
                 const V e = exp((load(v + i) - splat<V>(largest)) / splat<V>(temperature));
                 store(w + i, e == e ? e : V{});
             }
-            f(first, v, static_cast<const C *>(w), count);
+            f(first, v, w, count);
         });
     }
 
