@@ -76,7 +76,14 @@ template <class C> struct Cut {
     key_t<C> key;
     size_t count_above; // values before that key
     double mass_above;  // their weight
-    double weight;      // of one value with that key
+    size_t count;       // values with that key
+    double weight;      // of one of them
+
+    // How many of them it takes to reach a mass: at least one, at most all.
+    size_t needed(double mass) const {
+        const double missing = weight > 0 ? std::ceil((mass - mass_above) / weight) : 1;
+        return missing < 1 ? 1 : missing < double(count) ? size_t(missing) : count;
+    }
 };
 
 // The first key in descending order at which reached(count, mass) holds, both of them with all values of that key
@@ -85,7 +92,7 @@ template <class T, class Reached> Cut<compute_t<T>> select(const LogitRow<T> &ro
     using C = compute_t<T>;
     using K = key_t<C>;
     constexpr int digit_bits = 8, width = 8 * sizeof(K);
-    Cut<C> cut = {0, 0, 0.0, 0.0};
+    Cut<C> cut = {0, 0, 0.0, 0, 0.0};
     for (int shift = width - digit_bits; shift >= 0; shift -= digit_bits) {
         size_t count[1 << digit_bits] = {};
         double mass[1 << digit_bits] = {};
@@ -116,6 +123,7 @@ template <class T, class Reached> Cut<compute_t<T>> select(const LogitRow<T> &ro
             cut.mass_above -= mass[digit];
         }
         cut.key |= K(digit) << shift;
+        cut.count = count[digit];
         cut.weight = mass[digit] / double(count[digit] ? count[digit] : 1);
     }
     return cut;
