@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from operator import index as _index
 from operator import itemgetter
 from typing import Any
 
@@ -107,9 +108,19 @@ class Operation:
             if value not in attr.enum:
                 raise BadParamError(op=self.name, argument=attr.name, expected=f"one of {', '.join(attr.enum)}", got=value)
             return attr.enum.index(value)
+        if attr.ctype in ("float", "double"):
+            return float(value)
+        if attr.ctype == "bool":
+            return bool(value)
+        least, most = _RANGES.get(attr.ctype, _RANGES["int"])
+        number = _index(value)
+        if not least <= number <= most:
+            raise BadParamError(
+                op=self.name, argument=attr.name, expected=f"an integer from {least} to {most}", got=str(value)
+            )
         if attr.ctype == "char":
-            return bytes([int(value) & 0xFF])
-        return bool(value) if attr.ctype == "bool" else value
+            return bytes([number & 0xFF])
+        return number if attr.ctype in _RANGES else number & 0xFFFFFFFF  # an enum: C sees the same bits
 
     def run_values(self, attrs: Sequence[Any]) -> tuple[Any, ...]:
         if self.run_is_plain:
@@ -172,6 +183,13 @@ class Operation:
         if size and lane.plain:
             lane.workspace(lane.handle, size)
         return Plan(self.function, descriptor, size, lane, tuple(made))
+
+
+_RANGES = {
+    "char": (-128, 255), "int": (-(1 << 31), (1 << 31) - 1), "int32_t": (-(1 << 31), (1 << 31) - 1),
+    "int64_t": (-(1 << 63), (1 << 63) - 1), "size_t": (0, (1 << 64) - 1), "uint64_t": (0, (1 << 64) - 1),
+    "uint32_t": (0, (1 << 32) - 1),
+}  # fmt: skip
 
 
 def _picker(indices: tuple[int, ...]) -> Any:

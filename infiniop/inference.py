@@ -10,7 +10,7 @@ from .errors import TensorShapeError
 from .schema import Operator, dtype, expr, shapes
 from .schema import Tensor as TensorSchema
 from .schema.dtypes import DType
-from .tensor import Signature
+from .tensor import Signature, row_major
 
 
 class Binding:
@@ -42,7 +42,7 @@ class Binding:
             ) from None
 
     def value(self, text: str, extra: Mapping[str, Any] | None = None) -> Any:
-        """An expression's value. Raises NameError or KeyError when it needs what is not known."""
+        """An expression's value; an axis that nothing binds counts as 1. Raises NameError where a name says nothing."""
         codes = {name: made.code for name, made in self.dtypes.items()}
         functions = {
             "rank": lambda name: len(self.given[name].shape),
@@ -52,29 +52,35 @@ class Binding:
             "size": lambda group: math.prod(self.groups[group]),
             "ndim": lambda group: len(self.groups[group]),
         }
-        return expr.evaluate(text, {**self.attrs, **codes, **self.axes, **(extra or {})}, functions)
+        unbound = dict.fromkeys(self._axis_names(), 1)
+        return expr.evaluate(text, {**unbound, **self.attrs, **codes, **self.axes, **(extra or {})}, functions)
+
+    def _axis_names(self) -> set[str]:
+        every = (shapes.parse(t.shape) for t in self.operator.tensors)
+        return {token.name for alternatives in every for tokens in alternatives for token in tokens if not token.group}
 
     def infer(self, extra: Mapping[str, Any]) -> None:
-        """Complete axes and dtype variables by the operator's `infer`."""
+        """Complete axes and dtype variables by the operator's `infer`, where the inputs say anything about them."""
+        given = {name: value for name, value in extra.items() if value is not None}
+        axes = self._axis_names()
         for name, text in self.operator.infer.items():
             if name in self.axes or name in self.dtypes or name in self.groups:
                 continue
+            used = [n for n in expr.names(text) if n in axes]
+            if used and not any(n in self.axes for n in used):
+                continue
             try:
-                found = self.value(text, {k: v for k, v in extra.items() if v is not None})
+                found = self.value(text, given)
             except (NameError, KeyError):
                 continue
             if name in self.operator.dtypes:
                 self.dtypes[name] = dtype(found)
-            elif isinstance(found, tuple):
-                self.groups[name] = found
             else:
                 self.axes[name] = int(found)
 
     def output(self, tensor: TensorSchema) -> Signature:
         """A row-major signature for an output that was not given."""
-        from .tensor import row_major
-
-        shape = shapes.shape_of(tensor.shape, self.axes, self.groups)
+        shape = self._shape(tensor)
         if shape is None:
             raise TensorShapeError(
                 f"{self.operator.name}: the shape of {tensor.name} [{tensor.shape}] does not follow from the inputs: "
@@ -82,6 +88,11 @@ class Binding:
             )  # fmt: skip
         device = next(sig.device for sig in self.given.values())
         return Signature.of(shape, row_major(shape), self._dtype(tensor), device)
+
+    def _shape(self, tensor: TensorSchema) -> tuple[int, ...] | None:
+        """By the longest alternative whose axes are all known: gemm's c has a batch axis when an input has one."""
+        found = [shapes.shape_of(alternative, self.axes, self.groups) for alternative in tensor.shape.split("|")]
+        return max((shape for shape in found if shape is not None), key=len, default=None)
 
     def _dtype(self, tensor: TensorSchema) -> DType:
         if tensor.dtype not in self.operator.dtypes:

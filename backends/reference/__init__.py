@@ -8,9 +8,9 @@ from infiniop.python_backend import PythonBackend
 
 def infiniop_register_backends() -> list[PythonBackend]:
     import infiniop
-    from infiniop.ops import PYTHON_BACKENDS  # type: ignore[attr-defined]  # generated at build
+    from infiniop.ops import PYTHON_BACKENDS, SCHEMA_VERSIONS
 
-    kernels = {name: operator.reference for name, operator in all_operators().items()}
+    kernels = {name: operator.reference for name, operator in all_operators().items() if name in SCHEMA_VERSIONS}
     return [
         PythonBackend(
             "reference",

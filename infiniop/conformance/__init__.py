@@ -1,0 +1,1 @@
+"""Running an operator's samples on a backend and saying what is wrong."""

@@ -1,0 +1,60 @@
+"""Every operator's samples and error samples, through the four-step C API, on every built-in backend of the CPU."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from infiniop import _call
+from infiniop.conformance import runner
+from infiniop.operators import all_operators
+
+OPERATORS = list(all_operators())
+BACKENDS = ["cpu", "reference"]
+LARGEST = 1 << 27  # elements in one sample; beyond: `make full`
+
+
+def kernel_of(backend: str, name: str) -> None:
+    _call.handle_for(_call.Device("cpu"), backend)
+    if not runner.has_kernel(backend, name):
+        pytest.fail(f"{backend} has no kernel for {name}")
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_samples(backend: str, name: str) -> None:
+    operator = all_operators()[name]
+    kernel_of(backend, name)
+    failures, count = [], 0
+    for sample in operator.samples(np.random.default_rng(1)):
+        if "large" in sample.tags or runner.elements(sample) > LARGEST:
+            continue
+        count += 1
+        failures += [f"{sample.name}: {f}" for f in runner.run_sample(operator, sample, backend)]
+    assert count, "no samples"
+    assert not failures, "\n" + "\n".join(failures)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_error_samples(backend: str, name: str) -> None:
+    operator = all_operators()[name]
+    kernel_of(backend, name)
+    failures, count = [], 0
+    for sample in operator.error_samples(np.random.default_rng(2)):
+        count += 1
+        failures += [f"{sample.name}: {f}" for f in runner.run_error_sample(operator, sample, backend)]
+    assert count, "no error samples"
+    assert not failures, "\n" + "\n".join(failures)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_every_argument_is_refused_somewhere(name: str) -> None:
+    """Each required tensor has an error sample that leaves its descriptor out, and one that leaves its pointer out."""
+    operator = all_operators()[name]
+    missing: dict[str, set[str]] = {"create": set(), "run": set()}
+    for sample in operator.error_samples(np.random.default_rng(2)):
+        missing[sample.at] |= sample.null
+    required = {t.name for t in operator.tensors if not t.optional}
+    assert required <= missing["create"]
+    assert {t.name for t in operator.tensors if not t.optional and not t.null_at_run} <= missing["run"]
