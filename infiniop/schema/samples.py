@@ -7,7 +7,7 @@ whoever runs a sample fills OUT tensors with poison first. In an aliased sample 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,14 +15,23 @@ import numpy as np
 from .dtypes import DType
 
 
+Call = Callable[[str, Mapping[str, "np.ndarray | None"], Mapping[str, object]], None]
+"""`call(op, tensors, attrs)` runs an operator on the backend under test; outputs are written in place."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """`tensors` by name (None: an optional one left out), `attrs` by name. `tags`: "large", "nan", …"""
+    """`tensors` by name (None: an optional one left out), `attrs` by name. `tags`: "large", "nan", …
+
+    `tensors` is what the reference takes. Where an opaque tensor's layout and size are a backend's own, `prepare(call)`
+    makes the one that the backend under test takes in its place.
+    """
 
     name: str
     tensors: Mapping[str, np.ndarray | None]
     attrs: Mapping[str, object] = field(default_factory=dict)
     tags: frozenset[str] = frozenset()
+    prepare: Callable[[Call], Mapping[str, np.ndarray]] | None = None
 
 
 @dataclass(frozen=True)
