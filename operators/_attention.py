@@ -19,7 +19,8 @@ EPSILON = 1e-6
 def attend(q, k, v, scale: float, visible: np.ndarray, slopes: np.ndarray | None = None, epsilon: float = 0.0):
     """softmax(scale q kᵀ + bias) v in float64: q [nh, s, d], k [nkvh, t, d], v [nkvh, t, dv] -> [nh, s, dv].
 
-    Query i sees the first visible[i] keys; one that sees none gives 0. The ALiBi bias is slope * (t - (visible[i] - 1)).
+    Query i sees the first visible[i] keys; one that sees none gives 0. The ALiBi bias is
+    slope * (t - (visible[i] - 1)).
     """
     (nh, s, d), (nkvh, t, dv) = q.shape, v.shape
     group = nh // max(nkvh, 1)

@@ -7,7 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    BF16, F16, F32, FLOATS, I32, Attr, Constraint, ErrorSample, Operator, Role, Sample, Status, Strides, Tensor,
+    BF16,
+    F16,
+    F32,
+    FLOATS,
+    I32,
+    Attr,
+    Constraint,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, padded, uniform
 
@@ -80,7 +93,9 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
         gaps = empty(shape, F32, (2 * shape[1] * shape[2], 2 * shape[2], 2))
         yield error(f"{name}-last-stride", Status.BAD_TENSOR_STRIDES, name, **{name: gaps})
         yield error(f"{name}-head-size", Status.BAD_PARAM, name, **{name: empty((*shape[:2], 7), F32)})
-        yield error(f"{name}-heads", Status.BAD_PARAM, name if name != "k" else "v", **{name: empty((3, *shape[1:]), F32)})
+        yield error(
+            f"{name}-heads", Status.BAD_PARAM, name if name != "k" else "v", **{name: empty((3, *shape[1:]), F32)}
+        )
     for name, array in good.items():
         yield error(f"{name}-rank-2", Status.BAD_TENSOR_SHAPE, name, **{name: empty(array.shape[1:], F32)})
         yield error(f"{name}-rank-4", Status.BAD_TENSOR_SHAPE, name, **{name: empty((1, *array.shape), F32)})

@@ -7,7 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS, I32, I64, Attr, BadValue, Constraint, ErrorSample, Operator, Role, Sample, Status, Tensor,
+    F16,
+    F32,
+    FLOATS,
+    I32,
+    I64,
+    Attr,
+    BadValue,
+    Constraint,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, padded, uniform
 
@@ -147,8 +160,8 @@ flash_attention = Operator(
         "Query head h uses key/value head h // (nh // nkvh).",
         "A query that sees no key gives 0.",
         "Scores, weights and sums are f32; the result is rounded to nearest even once (Dao 2023, arXiv:2307.08691).",
-        "A length that is negative or exceeds t is BAD_PARAM on the CPU, before anything is written; other devices skip "
-        "the sequence.",
+        "A length that is negative or exceeds t is BAD_PARAM on the CPU, before anything is written; other devices "
+        "skip the sequence.",
     ),
     reference=reference,
     samples=samples,

@@ -7,7 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS, I8, Attr, Constraint, DType, ErrorSample, Operator, Role, Sample, Status, Strides, Tensor,
+    F16,
+    F32,
+    FLOATS,
+    I8,
+    Attr,
+    Constraint,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, layout, padded, uniform
 
@@ -29,7 +42,7 @@ def reference(c, a, b, alpha, beta) -> None:
 
 
 def _matrix(rng: np.random.Generator, shape, dtype: DType, kind: str = "row") -> np.ndarray:
-    """Uniform in [-1, 1). `kind`: row, column, padded (rows), padded-column, or shared (one matrix for the whole batch)."""
+    """Uniform in [-1, 1). `kind`: row, column, padded (rows), padded-column, or shared (by the whole batch)."""
     *batch, rows, columns = shape
     if kind in ("column", "padded-column"):
         turned = (*batch, columns, rows)
@@ -103,7 +116,9 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
         for array in large.tensors.values():
             np.abs(array, out=array)
         yield Sample(large.name, large.tensors, large.attrs, frozenset({"large"}))
-        rows = _sample(rng, dtype, (1, 2048), (1, 2048), (2048, 2048), kinds=("padded", "padded", "padded"), integers=True)
+        rows = _sample(
+            rng, dtype, (1, 2048), (1, 2048), (2048, 2048), kinds=("padded", "padded", "padded"), integers=True
+        )
         yield Sample(rows.name, rows.tensors, rows.attrs, frozenset({"large"}))
 
 
@@ -127,7 +142,9 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     yield error("c-batch-1", Status.BAD_TENSOR_SHAPE, "a", c=empty((1, 3, 5), F32), a=empty((2, 3, 4), F32))
     yield error("c-broadcast", Status.BAD_TENSOR_STRIDES, "c", c=empty((3, 5), F32, (0, 1)))
     yield error("c-broadcast-batch", Status.BAD_TENSOR_STRIDES, "c", c=empty((2, 3, 5), F32, (0, 5, 1)))
-    yield error("c-column-broadcast", Status.BAD_TENSOR_STRIDES, "c", c=empty((3, 5), F32, (column_major((3, 5))[0], 0)))
+    yield error(
+        "c-column-broadcast", Status.BAD_TENSOR_STRIDES, "c", c=empty((3, 5), F32, (column_major((3, 5))[0], 0))
+    )
 
 
 # f32 sums of up to some thousand terms: inputs in [-1, 1) cancel, so that a small absolute part is needed; upstream

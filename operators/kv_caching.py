@@ -7,7 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS, I32, I64, BadValue, ErrorSample, Operator, Role, Sample, Status, Strides, Tensor,
+    F16,
+    F32,
+    FLOATS,
+    I32,
+    I64,
+    BadValue,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, padded, uniform
 
@@ -20,7 +32,9 @@ def reference(k_cache, v_cache, k, v, past_kv_lengths) -> None:
         return
     for b, past in enumerate(past_kv_lengths.tolist()):
         if past < 0 or past + snew > smax:
-            raise BadValue("past_kv_lengths", f"lengths that leave room for {snew} new tokens in {smax}", f"{past} at [{b}]")
+            raise BadValue(
+                "past_kv_lengths", f"lengths that leave room for {snew} new tokens in {smax}", f"{past} at [{b}]"
+            )
     for b, past in enumerate(past_kv_lengths.tolist()):
         k_cache[b, :, past : past + snew] = k[b]
         v_cache[b, :, past : past + snew] = v[b]
@@ -48,7 +62,14 @@ def _transposed(shape):
 
 
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
-    sizes = ((1, 1, 8, 1, 1), (1, 8, 32, 32, 5), (8, 8, 64, 32, 17), (3, 2, 9, 33, 9), (2, 3, 7, 65, 1), (5, 1, 129, 8, 64))
+    sizes = (
+        (1, 1, 8, 1, 1),
+        (1, 8, 32, 32, 5),
+        (8, 8, 64, 32, 17),
+        (3, 2, 9, 33, 9),
+        (2, 3, 7, 65, 1),
+        (5, 1, 129, 8, 64),
+    )
     layouts = {"rows": lambda s: None, "padded": padded, "token-major": _token_major, "transposed": _transposed}
     for dtype in FLOATS:
         for size in sizes:
@@ -78,7 +99,9 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
         yield error(f"{name}-rank", Status.BAD_TENSOR_SHAPE, name, **{name: empty(shape[1:], F32)})
     yield error("v-tokens", Status.BAD_TENSOR_SHAPE, "v", v=empty((2, 3, 2, 4), F32))
     yield error("v-capacity", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((2, 3, 9, 4), F32))
-    yield error("cache-broadcast", Status.BAD_TENSOR_STRIDES, "k_cache", k_cache=empty((2, 3, 8, 4), F32, (0, 32, 4, 1)))
+    yield error(
+        "cache-broadcast", Status.BAD_TENSOR_STRIDES, "k_cache", k_cache=empty((2, 3, 8, 4), F32, (0, 32, 4, 1))
+    )
     past = {"floats": empty((2,), F32), "short": empty((1,), I64), "rank": empty((2, 1), I64)}
     yield error("lengths-floats", Status.BAD_TENSOR_DTYPE, "past_kv_lengths", past_kv_lengths=past["floats"])
     yield error("lengths-short", Status.BAD_TENSOR_SHAPE, "past_kv_lengths", past_kv_lengths=past["short"])
@@ -110,7 +133,8 @@ kv_caching = Operator(
         Tensor("past_kv_lengths", Role.IN, "batch", "L", Strides.CONTIGUOUS, "tokens that each sequence has cached"),
     ),
     semantics=(
-        "cache[b, h, past_kv_lengths[b] + s] = new[b, h, s] for every sequence, head and new token, for keys and values.",
+        "cache[b, h, past_kv_lengths[b] + s] = new[b, h, s] for every sequence, head and new token, for keys and "
+        "values.",
         "A negative length, or one that leaves no room for the new tokens, is BAD_PARAM on the CPU, before anything is "
         "written; other devices skip the rows that do not fit.",
         "Without new elements nothing is read.",

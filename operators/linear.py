@@ -8,9 +8,26 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS, I8, I32, I64, U8, Attr, BadValue, Constraint, DType, ErrorSample, Operator, Role, Sample, Status,
-    Strides, Tensor, dtype,
+    F16,
+    F32,
+    FLOATS,
+    I8,
+    I32,
+    I64,
+    U8,
+    Attr,
+    BadValue,
+    Constraint,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
+from infiniop.schema import dtype as dtype_of
 from infiniop.schema.samples import Call, empty, layout, padded, uniform
 
 from ._floats import f64, store
@@ -24,7 +41,7 @@ OWN_DTYPE, INT8, INT4 = range(3)
 
 def reference(y, x, weight, bias) -> None:
     if weight.ndim == 1:
-        weight = _unpack(weight, y.shape[1], x.shape[1], dtype(x.dtype))
+        weight = _unpack(weight, y.shape[1], x.shape[1], dtype_of(x.dtype))
     with np.errstate(over="ignore", invalid="ignore"):
         result = f64(x) @ f64(weight).T
         store(y, result if bias is None else result + f64(bias))
@@ -49,7 +66,7 @@ def pack_reference(packed, weight, scales, zeros, format, group_size) -> None:
     size = row_major_bytes(n, k, weight.itemsize)
     if len(packed) < size:
         raise BadValue("packed", f"{size} bytes, as linear_packed_size says", f"{len(packed)}")
-    Header(format, n, k, group_size, dtype(weight.dtype).code).write(packed)
+    Header(format, n, k, group_size, dtype_of(weight.dtype).code).write(packed)
     packed[HEADER_BYTES:size] = np.frombuffer(np.ascontiguousarray(weight).tobytes(), np.uint8)
 
 
@@ -198,9 +215,9 @@ linear = Operator(
     infer={"n": "out_features"},
     semantics=(
         "y = x Wᵀ + bias, without bias y = x Wᵀ. Sums are f32; the result is rounded to nearest even once.",
-        "A packed weight was made by linear_pack on the same backend, of a weight with the dtype of x. Any other buffer "
-        "(a foreign layout, other extents, another dtype, too short) is BAD_PARAM where its header can be read, before "
-        "anything is written. Its out_features come from y.",
+        "A packed weight was made by linear_pack on the same backend, of a weight with the dtype of x. Any other "
+        "buffer (a foreign layout, other extents, another dtype, too short) is BAD_PARAM where its header can be "
+        "read, before anything is written. Its out_features come from y.",
         "Without terms (k == 0) y is the bias, or 0. y must not overlap the other tensors.",
     ),
     reference=reference,
@@ -284,15 +301,23 @@ def pack_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     for format in (-1, 3):
         yield error(f"format-{format}", Status.BAD_PARAM, "format", attrs={"format": format})
     for group_size in (3, 16, 2**64 - 1):
-        yield error(f"group-{group_size}", Status.BAD_PARAM, "group_size", attrs={"format": INT8, "group_size": group_size})
+        yield error(
+            f"group-{group_size}", Status.BAD_PARAM, "group_size", attrs={"format": INT8, "group_size": group_size}
+        )
     yield error("group-of-own-dtype", Status.BAD_PARAM, "group_size", attrs={"group_size": 4})
     yield error("integers-in-own-dtype", Status.BAD_TENSOR_DTYPE, "weight", weight=empty((5, 8), I8))
     yield error("integers-without-scales", Status.BAD_PARAM, "scales", attrs={"format": INT8}, weight=empty((5, 8), I8))
     yield error("floats-with-scales", Status.BAD_PARAM, "scales", scales=scales)
     grouped = {"format": INT8, "group_size": 4}
-    yield error("scales-extent", Status.BAD_TENSOR_SHAPE, "scales", attrs=grouped, **{**quantised, "scales": empty((5, 3), F32)})
-    yield error("scales-rows", Status.BAD_TENSOR_SHAPE, "scales", attrs=grouped, **{**quantised, "scales": empty((4, 2), F32)})
-    yield error("scales-dtype", Status.BAD_TENSOR_DTYPE, "scales", attrs=grouped, **{**quantised, "scales": empty((5, 2), I8)})
+    yield error(
+        "scales-extent", Status.BAD_TENSOR_SHAPE, "scales", attrs=grouped, **{**quantised, "scales": empty((5, 3), F32)}
+    )
+    yield error(
+        "scales-rows", Status.BAD_TENSOR_SHAPE, "scales", attrs=grouped, **{**quantised, "scales": empty((4, 2), F32)}
+    )
+    yield error(
+        "scales-dtype", Status.BAD_TENSOR_DTYPE, "scales", attrs=grouped, **{**quantised, "scales": empty((5, 2), I8)}
+    )
     yield error("zeros-extent", Status.BAD_TENSOR_SHAPE, "zeros", attrs=grouped, **quantised, zeros=empty((5, 3), I8))
     yield error("zeros-dtype", Status.BAD_TENSOR_DTYPE, "zeros", attrs=grouped, **quantised, zeros=empty((5, 2), F32))
     yield error("zeros-without-scales", Status.BAD_PARAM, "zeros", attrs=grouped, zeros=empty((5, 2), I8))
@@ -311,9 +336,9 @@ linear_pack = Operator(
     tensors=(
         Tensor("packed", Role.OUT, "bytes", U8.name, Strides.CONTIGUOUS, "header and weight", opaque=True,
                written="the header, and as many bytes as the layout takes"),
-        Tensor("weight", Role.IN, "n k", "W", Strides.UNIT_LAST, "floats, or integers that scales belong to, one per byte"),
-        Tensor("scales", Role.IN, "n groups", "S", Strides.UNIT_LAST, "scale of each group of integers", optional=True),
-        Tensor("zeros", Role.IN, "n groups", "Z", Strides.UNIT_LAST, "integer that means 0 in each group", optional=True),
+        Tensor("weight", Role.IN, "n k", "W", Strides.UNIT_LAST, "floats, or integers (one per byte) with scales"),
+        Tensor("scales", Role.IN, "n groups", "S", Strides.UNIT_LAST, "scale of each group", optional=True),
+        Tensor("zeros", Role.IN, "n groups", "Z", Strides.UNIT_LAST, "integer that means 0", optional=True),
     ),
     attrs=_PACK_ATTRS,
     constraints=(
@@ -330,9 +355,11 @@ linear_pack = Operator(
     infer={"bytes": "packed_bytes"},
     semantics=(
         "The caller owns the buffer; linear_packed_size gives its size on the backend at hand.",
-        "It begins with 64 bytes, little-endian: \"INFINIPK\", u32 version (1), u32 format, i64 n, i64 k, i64 group_size, "
-        "u32 dtype of the weight, u32 layout (the backend's own id), zeros. The rest is the backend's business.",
-        "An integer weight q stands for (q - zero) * scale; a float weight is quantised here when the format asks for it. "
+        "It begins with 64 bytes, little-endian: 'INFINIPK', u32 version (1), u32 format, i64 n, i64 k, i64 "
+        "group_size, u32 dtype of the weight, u32 layout (the backend's own id), zeros. The rest is the backend's "
+        "business.",
+        "An integer weight q stands for (q - zero) * scale; a float weight is quantised here when the format asks "
+        "for it. "
         + _FORMATS,
         "A buffer that is too small is BAD_PARAM, before anything is written.",
     ),
@@ -370,7 +397,9 @@ def size_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     for format in (-1, 3):
         yield error(f"format-{format}", Status.BAD_PARAM, "format", attrs={"format": format})
     for group_size in (3, 2**64 - 1):
-        yield error(f"group-{group_size}", Status.BAD_PARAM, "group_size", attrs={"format": INT8, "group_size": group_size})
+        yield error(
+            f"group-{group_size}", Status.BAD_PARAM, "group_size", attrs={"format": INT8, "group_size": group_size}
+        )
 
 
 linear_packed_size = Operator(
@@ -381,7 +410,9 @@ linear_packed_size = Operator(
     dtypes={"W": (*FLOATS, I8, U8)},
     tensors=(
         Tensor("size", Role.OUT, "", I64.name, doc="bytes, the header included"),
-        Tensor("weight", Role.IN, "n k", "W", Strides.UNIT_LAST, "weight; only its description is used", null_at_run=True),
+        Tensor(
+            "weight", Role.IN, "n k", "W", Strides.UNIT_LAST, "weight; only its description is used", null_at_run=True
+        ),
     ),
     attrs=_PACK_ATTRS,
     constraints=(

@@ -7,7 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS, I32, I64, U32, Attr, Constraint, DType, ErrorSample, Operator, Role, Sample, Status, Strides,
+    F16,
+    F32,
+    FLOATS,
+    I32,
+    I64,
+    U32,
+    Attr,
+    Constraint,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
     Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, layout, uniform
@@ -146,8 +160,12 @@ def cache_errors(error: Errors, good) -> Iterator[ErrorSample]:
                 v_cache=empty((nblocks, 3, block_size, d), F32))  # fmt: skip
     yield error("v-heads", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((nblocks, 1, block_size, d), F32))
     yield error("v-blocks", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((nblocks + 1, nkvh, block_size, d), F32))
-    yield error("v-block-size", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((nblocks, nkvh, block_size + 1, d), F32))
-    yield error("v-head-size", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((nblocks, nkvh, block_size, d + 1), F32))
+    yield error(
+        "v-block-size", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((nblocks, nkvh, block_size + 1, d), F32)
+    )
+    yield error(
+        "v-head-size", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((nblocks, nkvh, block_size, d + 1), F32)
+    )
     yield error("tokens", Status.BAD_TENSOR_SHAPE, "q", q=empty((tokens + 1, 4, d), F32))
     nseq, width = good["block_tables"].shape
     yield error("lengths-extent", Status.BAD_TENSOR_SHAPE, "seq_lens", seq_lens=empty((nseq + 1,), I64))
@@ -202,7 +220,7 @@ paged_attention = Operator(
         Tensor("k_cache", Role.IN, "nblocks nkvh block_size d", "T", Strides.UNIT_LAST, "key cache"),
         Tensor("v_cache", Role.IN, "nblocks nkvh block_size dv", "T", Strides.UNIT_LAST, "value cache"),
         Tensor("block_tables", Role.IN, "nseq max_blocks", "I", Strides.UNIT_LAST, "blocks of each sequence"),
-        Tensor("seq_lens", Role.IN, "nseq", "I", Strides.CONTIGUOUS, "tokens of each sequence, the current one included"),
+        Tensor("seq_lens", Role.IN, "nseq", "I", Strides.CONTIGUOUS, "tokens of each sequence, with the current one"),
         Tensor("alibi_slopes", Role.IN, "nh", F32.name, Strides.CONTIGUOUS, "ALiBi slope of each head",
                optional=True, null_at_run=True),
     ),

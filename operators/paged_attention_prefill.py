@@ -7,7 +7,21 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F32, FLOATS, I32, I64, U32, Attr, BadValue, Constraint, ErrorSample, Operator, Role, Sample, Status, Strides, Tensor,
+    F32,
+    FLOATS,
+    I32,
+    I64,
+    U32,
+    Attr,
+    BadValue,
+    Constraint,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, uniform
 
@@ -49,7 +63,20 @@ def _check_starts(starts: list[int], ntok: int) -> None:
 
 
 def _arguments(
-    rng, dtype, new, lengths, nh, nkvh, d, block_size, dv=None, index=I64, slopes=False, gap=0, head_major=False, extra=0
+    rng,
+    dtype,
+    new,
+    lengths,
+    nh,
+    nkvh,
+    d,
+    block_size,
+    dv=None,
+    index=I64,
+    slopes=False,
+    gap=0,
+    head_major=False,
+    extra=0,
 ):
     dv, ntok = dv or d, sum(new) + extra
     used = [-(-max(n, 0) // block_size) for n in lengths]
@@ -119,7 +146,12 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     yield error("starts-stride", Status.BAD_TENSOR_STRIDES, "cum_seq_lens_q", cum_seq_lens_q=empty((3,), I64, (2,)))
     for extent in (2, 4):
         yield error(f"starts-{extent}", Status.BAD_PARAM, "cum_seq_lens_q", cum_seq_lens_q=empty((extent,), I64))
-    for name, values in (("negative", [-1, 4, 9]), ("decreasing", [0, 5, 4]), ("beyond", [0, 5, 10]), ("huge", [0, 2**62, 9])):
+    for name, values in (
+        ("negative", [-1, 4, 9]),
+        ("decreasing", [0, 5, 4]),
+        ("beyond", [0, 5, 10]),
+        ("huge", [0, 2**62, 9]),
+    ):
         yield error(f"starts-{name}", Status.BAD_PARAM, "cum_seq_lens_q", at="run", cum_seq_lens_q=np.array(values))
     for name, entry in (("negative", -1), ("beyond", len(good["k_cache"])), ("huge", 2**62)):
         table = np.array(good["block_tables"])
@@ -145,8 +177,8 @@ paged_attention_prefill = Operator(
         Tensor("k_cache", Role.IN, "nblocks nkvh block_size d", "T", Strides.UNIT_LAST, "key cache"),
         Tensor("v_cache", Role.IN, "nblocks nkvh block_size dv", "T", Strides.UNIT_LAST, "value cache"),
         Tensor("block_tables", Role.IN, "nseq max_blocks", "I", Strides.UNIT_LAST, "blocks of each sequence"),
-        Tensor("seq_lens", Role.IN, "nseq", "I", Strides.CONTIGUOUS, "tokens of each sequence, history and new ones"),
-        Tensor("cum_seq_lens_q", Role.IN, "nstarts", "I", Strides.CONTIGUOUS, "first query of each sequence, and the end"),
+        Tensor("seq_lens", Role.IN, "nseq", "I", Strides.CONTIGUOUS, "tokens of each sequence, history included"),
+        Tensor("cum_seq_lens_q", Role.IN, "nstarts", "I", Strides.CONTIGUOUS, "first query of each sequence; end"),
         Tensor("alibi_slopes", Role.IN, "nh", F32.name, Strides.CONTIGUOUS, "ALiBi slope of each head",
                optional=True, null_at_run=True),
     ),

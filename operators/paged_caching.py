@@ -7,7 +7,19 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F32, FLOATS, I32, I64, BadValue, Constraint, ErrorSample, Operator, Role, Sample, Status, Strides, Tensor,
+    F32,
+    FLOATS,
+    I32,
+    I64,
+    BadValue,
+    Constraint,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, uniform
 
@@ -69,9 +81,15 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     yield error("block-size", Status.BAD_TENSOR_SHAPE, "v_cache", v_cache=empty((5, 2, 3, 8), F32))
     yield error("slots-length", Status.BAD_TENSOR_SHAPE, "slot_mapping", slot_mapping=np.zeros(5, np.int64))
     yield error("k-last-stride", Status.BAD_TENSOR_STRIDES, "k", k=empty((6, 2, 8), F32, (32, 16, 2)))
-    yield error("cache-last-stride", Status.BAD_TENSOR_STRIDES, "k_cache", k_cache=empty((5, 2, 4, 8), F32, (128, 64, 16, 2)))
-    yield error("cache-broadcast", Status.BAD_TENSOR_STRIDES, "k_cache", k_cache=empty((5, 2, 4, 8), F32, (0, 32, 8, 1)))
-    yield error("slot-out-of-range", Status.BAD_PARAM, "slot_mapping", at="run", slot_mapping=np.array([0, 1, 20, 2, 3, 4]))
+    yield error(
+        "cache-last-stride", Status.BAD_TENSOR_STRIDES, "k_cache", k_cache=empty((5, 2, 4, 8), F32, (128, 64, 16, 2))
+    )
+    yield error(
+        "cache-broadcast", Status.BAD_TENSOR_STRIDES, "k_cache", k_cache=empty((5, 2, 4, 8), F32, (0, 32, 8, 1))
+    )
+    yield error(
+        "slot-out-of-range", Status.BAD_PARAM, "slot_mapping", at="run", slot_mapping=np.array([0, 1, 20, 2, 3, 4])
+    )
 
 
 _CACHE = "rows of tokens that a slot names; the rest is untouched"
@@ -90,8 +108,12 @@ paged_caching = Operator(
     },
     dtypes={"T": FLOATS},
     tensors=(
-        Tensor("k_cache", Role.INOUT, "nblocks nkvh block_size dh", "T", Strides.UNIT_LAST, "key cache", written=_CACHE),
-        Tensor("v_cache", Role.INOUT, "nblocks nkvh block_size dv", "T", Strides.UNIT_LAST, "value cache", written=_CACHE),
+        Tensor(
+            "k_cache", Role.INOUT, "nblocks nkvh block_size dh", "T", Strides.UNIT_LAST, "key cache", written=_CACHE
+        ),
+        Tensor(
+            "v_cache", Role.INOUT, "nblocks nkvh block_size dv", "T", Strides.UNIT_LAST, "value cache", written=_CACHE
+        ),
         Tensor("k", Role.IN, "ntok nkvh dh", "T", Strides.UNIT_LAST, "new keys"),
         Tensor("v", Role.IN, "ntok nkvh dv", "T", Strides.UNIT_LAST, "new values"),
         Tensor("slot_mapping", Role.IN, "ntok", I64.name, Strides.CONTIGUOUS, "slot of each token"),
@@ -100,7 +122,8 @@ paged_caching = Operator(
     semantics=(
         "Token n goes to row slot_mapping[n] % block_size of block slot_mapping[n] // block_size, for every head.",
         "A negative slot is padding: the token is skipped.",
-        "A slot of nblocks * block_size or more is BAD_PARAM on the CPU, before anything is written; other devices skip it.",
+        "A slot of nblocks * block_size or more is BAD_PARAM on the CPU, before anything is written; other "
+        "devices skip it.",
         "When two tokens name one slot, it is not defined which of them wins.",
     ),
     reference=reference,

@@ -7,8 +7,24 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS64, I8, I32, I64, INTEGERS, U8, Attr, BadValue, Constraint, ErrorSample, Operator, Role, Sample,
-    Status, Strides, Tensor,
+    F16,
+    F32,
+    FLOATS64,
+    I8,
+    I32,
+    I64,
+    INTEGERS,
+    U8,
+    Attr,
+    BadValue,
+    Constraint,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, layout, uniform
 
@@ -72,7 +88,9 @@ def batch_reference(result, probs, random_val, topp, topk, temperature, batch_si
     rows = list(zip(random_val, topp, topk, temperature, strict=True))
     for i, row in enumerate(rows):
         for name, value in zip(("random_val", "topp", "topk", "temperature"), row, strict=True):
-            expected = {"random_val": "values from 0 to 1", "topk": "values other than 0"}.get(name, "values from 0 upwards")
+            expected = {"random_val": "values from 0 to 1", "topk": "values other than 0"}.get(
+                name, "values from 0 upwards"
+            )
             if not _valid(name, value, row):
                 raise BadValue(name, expected, f"{value} at [{i}]")
     for i, (value, p, k, t) in enumerate(rows):
@@ -100,8 +118,9 @@ def batch_compare(expected, actual, inputs, attrs) -> str | None:
 _CASES = (
     (512, 0.8, 0.8, 3, 0.5), (4096, 0.05, 0.9, 5, 1.0), (16384, 0.15, 0.85, 10, 2.0), (512, 0.08, 0.0, 3, 0.5),
     (4096, 0.5, 0.9, 1, 1.0), (16384, 0.15, 0.0, 1, 2.0), (32000, 0.08, 0.8, 50, 1.0), (32000, 0.08, 1.0, 25, 1.0),
-    (151936, 0.5, 1.0, 1, 1.0), (1, 0.5, 0.9, 5, 1.0), (2, 0.9, 1.0, -1, 1.0), (7, 0.3, 0.5, 3, 0.7), (33, 0.99, 1.0, 40, 1.0),
-    (65, 0.6, 0.05, -1, 1.0), (257, 1.0, 1.0, 20, 1.0), (257, 1.0, 1.0, -1, 1.0), (257, 0.999999, 0.7, 0x7FFFFFFF, 1.5),
+    (151936, 0.5, 1.0, 1, 1.0), (1, 0.5, 0.9, 5, 1.0), (2, 0.9, 1.0, -1, 1.0), (7, 0.3, 0.5, 3, 0.7),
+    (33, 0.99, 1.0, 40, 1.0), (65, 0.6, 0.05, -1, 1.0), (257, 1.0, 1.0, 20, 1.0), (257, 1.0, 1.0, -1, 1.0),
+    (257, 0.999999, 0.7, 0x7FFFFFFF, 1.5),
     (1025, 0.4, 2.0, -5, 0.1), (1000, 0.7, 0.95, 40, 0.01), (1000, 0.7, 0.95, 40, 100.0), (100, 0.0, 0.9, 5, 1.0),
     (100, 0.5, 0.9, 5, 0.0), (100, 0.5, 0.9, 0, 0.0), (4099, 0.35, 0.6, 1000, 1.0),
 )  # fmt: skip
@@ -186,7 +205,10 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
 
 def batch_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     good = {"random_val": [0.5, 0.4], "topp": [0.9, 0.8], "temperature": [1.0, 0.7]}
-    attrs = {n: np.array(v, np.float32) for n, v in good.items()} | {"topk": np.array([5, 6], np.int32), "batch_size": 2}
+    attrs = {n: np.array(v, np.float32) for n, v in good.items()} | {
+        "topk": np.array([5, 6], np.int32),
+        "batch_size": 2,
+    }
     error = Errors({"result": empty((2,), I32), "probs": uniform(rng, (2, 20), F32)}, attrs)
     yield from error.nulls()
     yield error("result-floats", Status.BAD_TENSOR_DTYPE, "result", result=empty((2,), F16))
@@ -207,11 +229,13 @@ def batch_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
 
 _RULES = (
     "Argmax, of which the lowest index wins, when random_val == 0, topp == 0, topk == 1 or temperature == 0.",
-    "Else, with the logits in descending order (stable: lower index first), w_i = exp((l_i - l_0) / temperature) and prefix "
-    "sums C: limit = min(C of the first topk, topp * C of all); the result is the first i with C_i >= random_val * limit, "
-    "at the latest the last index.",
-    "topk < 0 or >= vocab, and topp >= 1, limit nothing. Nothing is renormalised (not as transformers does; see sample).",
-    "topk == 0 outside argmax mode, a random_val outside [0, 1] and a negative or NaN topp or temperature are BAD_PARAM.",
+    "Else, with the logits in descending order (stable: lower index first), w_i = exp((l_i - l_0) / temperature) and "
+    "prefix sums C: limit = min(C of the first topk, topp * C of all); the result is the first i with C_i >= "
+    "random_val * limit, at the latest the last index.",
+    "topk < 0 or >= vocab, and topp >= 1, limit nothing. Nothing is renormalised (not as transformers does; see "
+    "sample).",
+    "topk == 0 outside argmax mode, a random_val outside [0, 1] and a negative or NaN topp or temperature are "
+    "BAD_PARAM.",
     "With a NaN among the logits the result is some valid index. An index that result's type cannot hold is truncated.",
     "Weights and sums are f32 or wider.",
 )

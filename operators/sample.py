@@ -8,8 +8,24 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, F64, FLOATS, I8, I32, I64, U64, BadValue, Constraint, DType, ErrorSample, Operator, Role, Sample, Status,
-    Strides, Tensor,
+    F16,
+    F32,
+    F64,
+    FLOATS,
+    I8,
+    I32,
+    I64,
+    U64,
+    BadValue,
+    Constraint,
+    DType,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Strides,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, layout
 
@@ -115,14 +131,24 @@ def _is_as_good(token, logits, temperature, top_k, top_p, min_p, seed, position)
 
 # temperature, top_k, top_p, min_p
 _SETTINGS = (
-    (0.0, 0, 1.0, 0.0), (1.0, 0, 1.0, 0.0), (0.7, 40, 1.0, 0.0), (1.0, 0, 0.9, 0.0), (1.0, 0, 1.0, 0.05), (0.8, 50, 0.95, 0.02),
-    (1.5, 5, 0.5, 0.3), (1.0, 1, 1.0, 0.0), (2.0, -1, 0.01, -1.0), (0.1, 3, 0.99, 1.0), (100.0, 1000, 0.7, 0.001),
+    (0.0, 0, 1.0, 0.0), (1.0, 0, 1.0, 0.0), (0.7, 40, 1.0, 0.0), (1.0, 0, 0.9, 0.0), (1.0, 0, 1.0, 0.05),
+    (0.8, 50, 0.95, 0.02), (1.5, 5, 0.5, 0.3), (1.0, 1, 1.0, 0.0), (2.0, -1, 0.01, -1.0), (0.1, 3, 0.99, 1.0),
+    (100.0, 1000, 0.7, 0.001),
     (0.01, 0, 0.8, 0.0), (1.0, 10**6, 2.0, -0.5), (0.0, 5, 0.2, 0.9), (1e-6, 0, 1.0, 0.0), (0.6, 20, 0.95, 0.0),
 )  # fmt: skip
 
 
 def _arguments(
-    rng, dtype: DType, nreq: int, vocab: int, kind="normal", index=I64, seeds=I64, strides=None, start=0, token_stride=None
+    rng,
+    dtype: DType,
+    nreq: int,
+    vocab: int,
+    kind="normal",
+    index=I64,
+    seeds=I64,
+    strides=None,
+    start=0,
+    token_stride=None,
 ):
     logits = layout((nreq, vocab), strides, dtype)
     values = rng.integers(-3, 3, (nreq, vocab)) if kind == "ties" else rng.normal(0, 3, (nreq, vocab))
@@ -229,16 +255,16 @@ sample = Operator(
     constraints=(Constraint("vocab > 0", "logits", "at least one token"),),
     semantics=(
         "Filters in the order of transformers: temperature, top-k, top-p, min-p. With x = logits / temperature:",
-        "top-k keeps x >= the k-th largest, ties included; top-p keeps, of what is left in descending order (equal ones: lower "
-        "index first), the tokens before which less than top_p of the mass lies; min-p keeps probabilities of at least "
-        "min_p times the largest.",
-        "u = (r >> 8) * 2^-24, with r the first word of Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) of the key (seed low, "
-        "seed high) and the counter (position low, position high, 0, 0). The token is the first, in vocabulary order, at "
-        "which the sum of the kept weights exceeds u times their total.",
+        "top-k keeps x >= the k-th largest, ties included; top-p keeps, of what is left in descending order (equal "
+        "ones: lower index first), the tokens before which less than top_p of the mass lies; min-p keeps "
+        "probabilities of at least min_p times the largest.",
+        "u = (r >> 8) * 2^-24, with r the first word of Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011) of the key "
+        "(seed low, seed high) and the counter (position low, position high, 0, 0). The token is the first, in "
+        "vocabulary order, at which the sum of the kept weights exceeds u times their total.",
         "So a request gets the same tokens in any batch, and a replayed graph that finds a new position draws anew.",
         "temperature == 0 is argmax, the lowest index wins, whatever the filters say.",
-        "A temperature that is negative, infinite or NaN, a top_p that is 0, negative or NaN, a min_p above 1 or NaN is BAD_PARAM "
-        "on the CPU, before anything is written; other devices write -1 for the row.",
+        "A temperature that is negative, infinite or NaN, a top_p that is 0, negative or NaN, a min_p above 1 or NaN "
+        "is BAD_PARAM on the CPU, before anything is written; other devices write -1 for the row.",
         "With a NaN, or without a finite maximum, among a row's logits, its token is some valid index.",
         "Weights and sums are f32 or wider.",
     ),

@@ -7,7 +7,20 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
-    F16, F32, FLOATS, I32, I64, U8, Attr, Constraint, ErrorSample, Operator, Role, Sample, Status, Tensor,
+    F16,
+    F32,
+    FLOATS,
+    I32,
+    I64,
+    U8,
+    Attr,
+    Constraint,
+    ErrorSample,
+    Operator,
+    Role,
+    Sample,
+    Status,
+    Tensor,
 )  # fmt: skip
 from infiniop.schema.samples import empty, padded, uniform
 
@@ -41,12 +54,18 @@ def compare(expected, actual, inputs, attrs) -> str | None:
     return None
 
 
-def _sample(rng, name, dtype, shape, k, dim, largest=True, sorted=True, strides=(None, None, None), index=I32, ties=False):
+def _sample(
+    rng, name, dtype, shape, k, dim, largest=True, sorted=True, strides=(None, None, None), index=I32, ties=False
+):
     out = tuple(k if i == dim else n for i, n in enumerate(shape))
     x = uniform(rng, shape, dtype, -4, 4, strides[2])
     if ties:
         x[...] = np.rint(x.astype(np.float32)).astype(x.dtype)
-    tensors = {"values_output": empty(out, dtype, strides[0]), "indices_output": empty(out, index, strides[1]), "input": x}
+    tensors = {
+        "values_output": empty(out, dtype, strides[0]),
+        "indices_output": empty(out, index, strides[1]),
+        "input": x,
+    }
     attrs = {"k": k, "dim": dim, "largest": largest, "sorted": sorted}
     return Sample(f"{dtype.name}-{name}", tensors, attrs)
 
@@ -70,7 +89,9 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield _sample(rng, "row-gaps", dtype, (8, 4), 3, 1, strides=(None, None, (16, 1)))
         rows = {"values": (9, 2), "indices": (20, 3), "input": (70, 2)}
         yield _sample(rng, "all-gaps", dtype, (7, 33), 4, 1, strides=tuple(rows.values()))
-        yield _sample(rng, "column-major", dtype, (7, 33), 4, 1, strides=(column_major((7, 4)), None, column_major((7, 33))))
+        yield _sample(
+            rng, "column-major", dtype, (7, 33), 4, 1, strides=(column_major((7, 4)), None, column_major((7, 33)))
+        )
         yield _sample(rng, "reversed", dtype, (7, 33), 4, 1, strides=(None, (4, 1), (33, -1)))
         yield _sample(rng, "padded-3d", dtype, (3, 17, 5), 6, 1, strides=(padded((3, 6, 5)), None, padded((3, 17, 5))))
         yield _sample(rng, "broadcast-rows", dtype, (5, 17), 3, 1, strides=(None, None, (0, 1)))
@@ -90,7 +111,9 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     good = _sample(rng, "", F32, (5, 9), 3, 1)
     error = Errors(good.tensors, good.attrs)
     yield from error.nulls()
-    yield error("integers", Status.BAD_TENSOR_DTYPE, "values_output", values_output=empty((5, 3), I32), input=empty((5, 9), I32))
+    yield error(
+        "integers", Status.BAD_TENSOR_DTYPE, "values_output", values_output=empty((5, 3), I32), input=empty((5, 9), I32)
+    )
     yield error("input-dtype", Status.BAD_TENSOR_DTYPE, "input", input=empty((5, 9), F16))
     yield error("indices-u8", Status.BAD_TENSOR_DTYPE, "indices_output", indices_output=empty((5, 3), U8))
     yield error("values-extent", Status.BAD_TENSOR_SHAPE, "values_output", values_output=empty((5, 4), F32),
@@ -103,8 +126,12 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     yield error("k-beyond", Status.BAD_PARAM, "k", attrs={"k": 10}, **wide)
     yield error("dim-beyond", Status.BAD_PARAM, "dim", attrs={"dim": 2}, input=empty((5, 3), F32))
     yield error("dim-huge", Status.BAD_PARAM, "dim", attrs={"dim": 2**64 - 1}, input=empty((5, 3), F32))
-    yield error("values-broadcast", Status.BAD_TENSOR_STRIDES, "values_output", values_output=empty((5, 3), F32, (0, 1)))
-    yield error("indices-broadcast", Status.BAD_TENSOR_STRIDES, "indices_output", indices_output=empty((5, 3), I32, (0, 1)))
+    yield error(
+        "values-broadcast", Status.BAD_TENSOR_STRIDES, "values_output", values_output=empty((5, 3), F32, (0, 1))
+    )
+    yield error(
+        "indices-broadcast", Status.BAD_TENSOR_STRIDES, "indices_output", indices_output=empty((5, 3), I32, (0, 1))
+    )
 
 
 topk = Operator(

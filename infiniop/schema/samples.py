@@ -14,7 +14,6 @@ import numpy as np
 
 from .dtypes import DType
 
-
 Call = Callable[[str, Mapping[str, "np.ndarray | None"], Mapping[str, object]], None]
 """`call(op, tensors, attrs)` runs an operator on the backend under test; outputs are written in place."""
 
