@@ -28,19 +28,14 @@ template <class T> struct Queries {
     T *out;
     ptrdiff_t q_token, q_head, q_last, out_token, out_head, out_last; // strides
     size_t tokens, heads;
-    int64_t limit;       // keys that the first token sees
-    bool causal;         // every further token sees one more
+    int64_t limit; // keys that the first token sees
+    bool causal;   // every further token sees one more
     float scale;
     const float *slopes; // (optional) ALiBi, by head
 
     size_t rows() const { return tokens * heads; }
     int64_t limit_of(size_t row) const { return causal ? limit + int64_t(row / heads) : limit; }
     int64_t last_limit() const { return causal ? limit + int64_t(tokens) - 1 : limit; }
-};
-
-// Where key and value `t` of a KV head lie.
-template <class T> struct KeyRow {
-    const T *k, *v;
 };
 
 // Scratch memory of one lane, in floats.
@@ -59,12 +54,20 @@ struct AttentionScratch {
     }
 };
 
+namespace detail {
+template <size_t from, size_t... I> vf interleave(vf a, vf b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, (I % 2 * width + from + I / 2)...);
+}
+} // namespace detail
+
 // One item being computed.
 template <class T> class Attend {
-  public:
+public:
     // k_last and v_last: strides between a row's elements.
-    Attend(const AttentionScratch &layout, float *scratch, const Queries<T> &queries, ptrdiff_t k_last, ptrdiff_t v_last)
-        : head_(layout.head), queries_(queries), rows_(queries.rows()), k_last_(k_last), v_last_(v_last) {
+    Attend(const AttentionScratch &layout, float *scratch, const Queries<T> &queries, ptrdiff_t k_last,
+           ptrdiff_t v_last)
+        : head_(layout.head), queries_(queries), rows_(queries.rows()), packed_(rows_ > few_query_rows),
+          k_last_(k_last), v_last_(v_last) {
         q_ = scratch;
         out_ = q_ + layout.q_floats();
         scores_ = out_ + layout.out_floats();
@@ -74,22 +77,20 @@ template <class T> class Attend {
         values_ = keys_ + layout.key_floats();
     }
 
-    // Over keys [begin, end); locate(t) gives a KeyRow.
+    // Over keys [begin, end); locate(t, count, k, v) says where keys and values t … t + count - 1 lie.
     template <class Locate> void run(size_t begin, size_t end, Locate &&locate) {
-        const bool packed = rows_ > few_query_rows;
-        start(packed);
+        start();
         for (size_t t = begin; t < end; t += key_tile) {
             const size_t count = std::min(key_tile, end - t);
             const T *k[key_tile], *v[key_tile];
-            for (size_t i = 0; i < count; i++) {
-                const KeyRow<T> row = locate(t + i);
-                k[i] = row.k;
-                v[i] = row.v;
-            }
+            locate(t, count, k, v);
             std::fill_n(scores_, rows_ * key_tile, 0.0f);
-            packed ? packed_scores(k, count) : direct_scores(k, count);
+            packed_ ? packed_scores(k, count) : direct_scores(k, count);
             softmax(t, count);
-            packed ? packed_values(v, count) : direct_values(v, count);
+            packed_ ? packed_values(v, count) : direct_values(v, count);
+        }
+        if (split_pairs<T> && !packed_) {
+            join_pairs();
         }
     }
 
@@ -104,7 +105,7 @@ template <class T> class Attend {
 
     // For the merge of several ranges: per row max, sum and padded(v) unscaled outputs.
     void write_part(float *part) const {
-        const size_t row_floats = part_floats(head_);
+        const size_t row_floats = head_.padded_v() + width;
         for (size_t r = 0; r < rows_; r++, part += row_floats) {
             part[0] = max_[r];
             part[1] = sum_[r];
@@ -112,11 +113,9 @@ template <class T> class Attend {
         }
     }
 
-    static size_t part_floats(HeadSizes head) { return head.padded_v() + width; }
-
     // Merges `n` parts, `stride` floats apart, as if one range had been computed.
     void merge(const float *parts, size_t n, size_t stride) {
-        const size_t row_floats = part_floats(head_);
+        const size_t row_floats = head_.padded_v() + width;
         for (size_t r = 0; r < rows_; r++, parts += row_floats) {
             max_[r] = no_score;
             for (size_t i = 0; i < n; i++) {
@@ -134,17 +133,16 @@ template <class T> class Attend {
                 }
             }
         }
-        pairs_ = split_pairs<T>;
     }
 
-  private:
-    void start(bool packed) {
-        pairs_ = split_pairs<T> && !packed;
+private:
+    void start() {
         for (size_t r = 0; r < rows_; r++) {
             const T *src = queries_.q + ptrdiff_t(r / queries_.heads) * queries_.q_token +
                            ptrdiff_t(r % queries_.heads) * queries_.q_head;
             float *dst = q_ + r * head_.padded_k();
-            packed ? expand_row<float>(dst, src, queries_.q_last, head_.k) : expand_row<T>(dst, src, queries_.q_last, head_.k);
+            packed_ ? expand_row<float>(dst, src, queries_.q_last, head_.k)
+                    : expand_row<T>(dst, src, queries_.q_last, head_.k);
         }
         std::fill_n(out_, rows_ * head_.padded_v(), 0.0f);
         std::fill_n(max_, rows_, no_score);
@@ -335,26 +333,135 @@ template <class T> class Attend {
         }
     }
 
+    // From T's chunk order to plain order.
+    void join_pairs() {
+        for (float *p = out_; p < out_ + rows_ * head_.padded_v(); p += chunk) {
+            const vf even = load(p), odd = load(p + width);
+            store(p, detail::interleave<0>(even, odd, std::make_index_sequence<width>()));
+            store(p + width, detail::interleave<width / 2>(even, odd, std::make_index_sequence<width>()));
+        }
+    }
+
     void write_row(size_t r, float factor) const {
         const float *sums = out_ + r * head_.padded_v();
         T *out = queries_.out + ptrdiff_t(r / queries_.heads) * queries_.out_token +
                  ptrdiff_t(r % queries_.heads) * queries_.out_head;
-        if (!pairs_ && queries_.out_last == 1) {
-            for_vectors<width>(head_.v, [&](size_t d, auto part) { store(out + d, load(sums + d, part) * factor, part); });
+        if (queries_.out_last == 1) {
+            for_vectors<width>(head_.v,
+                               [&](size_t d, auto part) { store(out + d, load(sums + d, part) * factor, part); });
             return;
         }
         for (size_t d = 0; d < head_.v; d++) {
-            const size_t at = pairs_ ? d / chunk * chunk + chunk_position<T>(d % chunk) : d;
-            out[ptrdiff_t(d) * queries_.out_last] = put<T>(sums[at] * factor);
+            out[ptrdiff_t(d) * queries_.out_last] = put<T>(sums[d] * factor);
         }
     }
 
     HeadSizes head_;
     Queries<T> queries_;
     size_t rows_;
+    bool packed_;
     ptrdiff_t k_last_, v_last_;
-    bool pairs_ = false; // outputs lie in T's chunk order
     float *q_, *out_, *scores_, *max_, *sum_, *keys_, *values_;
+};
+
+// ---- all items of an operator ---------------------------------------------------------------------------------------
+
+// Neighbouring tokens of one sequence.
+struct TokenTile {
+    size_t sequence, token, tokens;
+};
+
+class AttentionPlan {
+public:
+    AttentionPlan() = default;
+    // tokens, keys: of a sequence, at most
+    AttentionPlan(size_t sequences, size_t heads, size_t kv_heads, HeadSizes head, size_t tokens, size_t keys)
+        : kv_heads_(kv_heads), group_(kv_heads ? heads / kv_heads : 0), lanes_(thread_count()) {
+        heads_ = std::clamp<size_t>(group_, 1, max_query_rows);
+        tile_tokens = std::clamp<size_t>(max_query_rows / heads_, 1, std::max<size_t>(tokens, 1));
+        scratch_ = {head, heads_ * tile_tokens};
+        items_ = sequences * kv_heads_ * head_chunks();
+        if (tokens <= tile_tokens && items_ > 0) {
+            splits_ = std::min(std::clamp<size_t>(split_items / items_, 1, max_splits),
+                               std::max<size_t>(keys / split_keys, 1));
+        }
+    }
+
+    size_t tile_tokens = 1; // of a TokenTile, at most
+
+    size_t workspace() const { return (lanes_ * lane_floats() + parts_floats()) * sizeof(float) + vector_bytes; }
+
+    // Problem: tiles(), tile(i), queries(tile, head, heads), locate(sequence, kv_head), k_last, v_last; extra is added
+    // to the denominator; rows that see no key stay as they are (keep_empty) or become 0.
+    template <class T, class Problem>
+    void run(void *workspace, const Problem &problem, float extra, bool keep_empty) const {
+        float *scratch = reinterpret_cast<float *>(round_up(reinterpret_cast<uintptr_t>(workspace), vector_bytes));
+        float *parts = scratch + lanes_ * lane_floats();
+        const size_t items = problem.tiles() * kv_heads_ * head_chunks();
+        std::atomic<bool> divided{false};
+        for_tasks(items * splits_, lanes_, [&](size_t lane, size_t task) {
+            const Item<T> item = make_item<T>(problem, task / splits_);
+            const size_t split = task % splits_;
+            if (split >= item.splits) {
+                return;
+            }
+            Attend<T> attend(scratch_, scratch + lane * lane_floats(), item.queries, problem.k_last, problem.v_last);
+            const size_t begin = std::min(split * item.piece, item.keys), end = std::min(begin + item.piece, item.keys);
+            attend.run(begin, end, problem.locate(item.sequence, item.kv_head));
+            if (item.splits == 1) {
+                attend.write(extra, keep_empty);
+            } else {
+                attend.write_part(parts + task * item_floats());
+                divided.store(true, std::memory_order_relaxed);
+            }
+        });
+        if (!divided.load(std::memory_order_relaxed)) {
+            return;
+        }
+        for_tasks(items, lanes_, [&](size_t lane, size_t task) {
+            const Item<T> item = make_item<T>(problem, task);
+            if (item.splits > 1) {
+                Attend<T> attend(scratch_, scratch + lane * lane_floats(), item.queries, problem.k_last,
+                                 problem.v_last);
+                attend.merge(parts + task * splits_ * item_floats(), item.splits, item_floats());
+                attend.write(extra, keep_empty);
+            }
+        });
+    }
+
+private:
+    // A long context is split when there are few items; by shape and length alone, never by the threads.
+    static constexpr size_t split_items = 256, max_splits = 64, split_keys = 256;
+
+    template <class T> struct Item {
+        Queries<T> queries;
+        size_t sequence, kv_head, keys;
+        size_t splits, piece; // pieces of the keys, and their length
+    };
+
+    size_t head_chunks() const { return div_up(group_, heads_); }
+    size_t lane_floats() const { return round_up(scratch_.floats(), width); }
+    size_t item_floats() const { return scratch_.rows * (scratch_.head.padded_v() + width); }
+    size_t parts_floats() const { return splits_ > 1 ? items_ * splits_ * item_floats() : 0; }
+
+    // The last tiles see the most keys: they come first.
+    template <class T, class Problem> Item<T> make_item(const Problem &problem, size_t i) const {
+        const size_t chunks = head_chunks(), per_tile = kv_heads_ * chunks;
+        const TokenTile tile = problem.tile(problem.tiles() - 1 - i / per_tile);
+        const size_t kv_head = i % per_tile / chunks, from = i % chunks * heads_;
+        Item<T> item{};
+        item.queries = problem.queries(tile, kv_head * group_ + from, std::min(heads_, group_ - from));
+        item.sequence = tile.sequence;
+        item.kv_head = kv_head;
+        item.keys = size_t(std::max<int64_t>(item.queries.last_limit(), 0));
+        const size_t pieces = std::clamp<size_t>(item.keys / split_keys, 1, splits_);
+        item.piece = std::max(round_up(div_up(item.keys, pieces), key_tile), key_tile);
+        item.splits = std::max<size_t>(div_up(item.keys, item.piece), 1);
+        return item;
+    }
+
+    size_t kv_heads_ = 0, group_ = 0, heads_ = 1, lanes_ = 1, items_ = 0, splits_ = 1;
+    AttentionScratch scratch_{};
 };
 
 } // namespace infiniop::cpu

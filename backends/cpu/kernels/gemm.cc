@@ -108,13 +108,14 @@ struct Gemm {
             product.run(
                 run.workspace<void>(),
                 [&](float *dst, size_t g, size_t row, size_t rows, size_t i, size_t count) {
-                    pack_panel<tile_rows>(dst, pa + ptrdiff_t(g) * a.batch + ptrdiff_t(row) * a.row + ptrdiff_t(i) * a.column,
-                                          a.row, a.column, rows, count);
+                    pack_panel<tile_rows>(
+                        dst, pa + ptrdiff_t(g) * a.batch + ptrdiff_t(row) * a.row + ptrdiff_t(i) * a.column, a.row,
+                        a.column, rows, count);
                 },
                 [&](float *dst, size_t g, size_t column, size_t columns, size_t i, size_t count) {
                     pack_panel<tile_columns>(
-                        dst, pb + ptrdiff_t(g) * b.batch + ptrdiff_t(column) * b.column + ptrdiff_t(i) * b.row, b.column,
-                        b.row, columns, count);
+                        dst, pb + ptrdiff_t(g) * b.batch + ptrdiff_t(column) * b.column + ptrdiff_t(i) * b.row,
+                        b.column, b.row, columns, count);
                 },
                 store);
             return;
@@ -145,8 +146,8 @@ struct Gemm {
                 const size_t g = begin / groups, row = begin % groups * dot_rows;
                 const size_t taken = std::min({end - begin, groups - begin % groups, dot_block / dot_rows});
                 const size_t count = std::min(taken * dot_rows, n - row);
-                dot_product(pb + ptrdiff_t(g) * b.batch + ptrdiff_t(row) * b.column, b.column, count, x + g * m * padded(k), m,
-                            k, out);
+                dot_product(pb + ptrdiff_t(g) * b.batch + ptrdiff_t(row) * b.column, b.column, count,
+                            x + g * m * padded(k), m, k, out);
                 for (size_t j = 0; j < m; j++) {
                     store(g, j, row, count, out + j * dot_block);
                 }
@@ -161,8 +162,8 @@ struct Gemm {
             alignas(vector_bytes) float out[max_sums];
             for (; begin < end; begin++) {
                 const size_t g = begin / strips, column = begin % strips * strip, count = std::min(strip, n - column);
-                scaled_rows(pb + ptrdiff_t(g) * b.batch + ptrdiff_t(column), b.row, count, x + g * m * padded(k), m, k, out,
-                            strip);
+                scaled_rows(pb + ptrdiff_t(g) * b.batch + ptrdiff_t(column), b.row, count, x + g * m * padded(k), m, k,
+                            out, strip);
                 for (size_t j = 0; j < m; j++) {
                     store(g, j, column, count, out + j * strip);
                 }

@@ -8,9 +8,10 @@
 namespace infiniop::cpu {
 
 class BlockedProduct {
-  public:
+public:
     BlockedProduct() = default;
-    BlockedProduct(size_t batch, size_t m, size_t n, size_t k) : batch_(batch), m_(m), n_(n), k_(k), lanes_(thread_count()) {
+    BlockedProduct(size_t batch, size_t m, size_t n, size_t k)
+        : batch_(batch), m_(m), n_(n), k_(k), lanes_(thread_count()) {
         depth_ = std::min(k, max_depth);
         const size_t share = std::max<size_t>(1, std::min<size_t>(lanes_ / 2, 8));
         rows_ = block(m, tile_rows, macro_rows, max_a / std::max<size_t>(depth_, 1));
@@ -18,7 +19,8 @@ class BlockedProduct {
         mc_ = std::min(rows_, macro_rows);
         nc_ = std::min(columns_, macro_columns);
         if (rows_ >= m && columns_ >= n && depth_ == k) {
-            group_ = std::clamp<size_t>(max_b / std::max<size_t>((rows_ + columns_) * k, 1), 1, std::max<size_t>(batch, 1));
+            group_ =
+                std::clamp<size_t>(max_b / std::max<size_t>((rows_ + columns_) * k, 1), 1, std::max<size_t>(batch, 1));
         }
         while (tiles() < 4 * lanes_ && (mc_ > tile_rows || nc_ > tile_columns)) {
             if (nc_ > tile_columns && nc_ * 2 > mc_) {
@@ -31,8 +33,8 @@ class BlockedProduct {
 
     size_t workspace() const { return (a_floats() + b_floats() + sum_floats()) * sizeof(float) + vector_bytes; }
 
-    // pack_a(dst, batch, row, rows, k, count) fills one panel [count][tile_rows], pack_b likewise [count][tile_columns];
-    // finish(batch, row, column, count, sums) stores a piece of a row of the result.
+    // pack_a(dst, batch, row, rows, k, count) fills one panel [count][tile_rows], pack_b likewise
+    // [count][tile_columns]; finish(batch, row, column, count, sums) stores a piece of a row of the result.
     template <class PackA, class PackB, class Finish>
     void run(void *workspace, PackA &&pack_a, PackB &&pack_b, Finish &&finish) const {
         Block at{};
@@ -51,10 +53,10 @@ class BlockedProduct {
         }
     }
 
-  private:
+private:
     static constexpr size_t macro_rows = (vector_bytes == 64 ? 12 : 20) * tile_rows;
     static constexpr size_t macro_columns = vector_bytes == 64 ? 256 : 192;
-    static constexpr size_t depth_step = 256;  // a panel of B stays in L1
+    static constexpr size_t depth_step = 256; // a panel of B stays in L1
     static constexpr size_t max_depth = 8192;
     static constexpr size_t max_a = 4u << 20, max_b = 2u << 20; // floats that are packed at a time
 
@@ -94,25 +96,28 @@ class BlockedProduct {
     template <class PackA, class PackB> void pack(const Block &at, bool with_a, PackA &pack_a, PackB &pack_b) const {
         const size_t a_panels = with_a ? div_up(at.rows, tile_rows) : 0, b_panels = div_up(at.columns, tile_columns);
         const size_t all = a_panels + b_panels;
-        parallel_for(at.depth ? at.batches * all : 0, grain_for(at.depth * tile_columns * 4), [&](size_t begin, size_t end) {
-            for (size_t i = begin; i < end; i++) {
-                const size_t g = i / all, panel = i % all;
-                if (panel < a_panels) {
-                    const size_t row = panel * tile_rows;
-                    pack_a(a_panel(at, g, row), at.batch + g, at.row + row, std::min(tile_rows, at.rows - row), at.k, at.depth);
-                } else {
-                    const size_t column = (panel - a_panels) * tile_columns;
-                    pack_b(b_panel(at, g, column), at.batch + g, at.column + column,
-                           std::min(tile_columns, at.columns - column), at.k, at.depth);
-                }
-            }
-        });
+        parallel_for(at.depth ? at.batches * all : 0, grain_for(at.depth * tile_columns * 4),
+                     [&](size_t begin, size_t end) {
+                         for (size_t i = begin; i < end; i++) {
+                             const size_t g = i / all, panel = i % all;
+                             if (panel < a_panels) {
+                                 const size_t row = panel * tile_rows;
+                                 pack_a(a_panel(at, g, row), at.batch + g, at.row + row,
+                                        std::min(tile_rows, at.rows - row), at.k, at.depth);
+                             } else {
+                                 const size_t column = (panel - a_panels) * tile_columns;
+                                 pack_b(b_panel(at, g, column), at.batch + g, at.column + column,
+                                        std::min(tile_columns, at.columns - column), at.k, at.depth);
+                             }
+                         }
+                     });
     }
 
     float *a_panel(const Block &at, size_t g, size_t row) const { return at.a + (g * rows_ + row) * at.depth; }
     float *b_panel(const Block &at, size_t g, size_t column) const { return at.b + (g * columns_ + column) * at.depth; }
 
-    template <class Finish> void tile(const Block &at, size_t lane, size_t g, size_t row, size_t column, Finish &finish) const {
+    template <class Finish>
+    void tile(const Block &at, size_t lane, size_t g, size_t row, size_t column, Finish &finish) const {
         const size_t rows = std::min(mc_, at.rows - row), columns = std::min(nc_, at.columns - column);
         const size_t ld = split() ? columns_ : nc_;
         float *sums = split() ? at.sums + row * columns_ + column : at.sums + lane * mc_ * nc_;

@@ -74,7 +74,7 @@ inline void add_sums(float *out, vf a, vf b, vf c, vf d) {
     std::memcpy(out, &total, sizeof(total));
 }
 
-constexpr size_t dot_rows = 4;                                // matrix rows at a time
+constexpr size_t dot_rows = 4;                             // matrix rows at a time
 constexpr size_t dot_columns = vector_bytes == 64 ? 6 : 3; // of the few rows at a time
 
 namespace detail {
@@ -138,7 +138,8 @@ void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out,
 
 // out[j * ldo + r] += … for any numbers of matrix rows and of the few.
 template <class T>
-void dot_many(const T *const *w, size_t rows, const float *x, size_t ldx, size_t few, size_t k, float *out, size_t ldo) {
+void dot_many(const T *const *w, size_t rows, const float *x, size_t ldx, size_t few, size_t k, float *out,
+              size_t ldo) {
     const size_t groups = div_up(few, dot_columns);
     for (size_t r = 0; r < rows;) {
         const size_t step = r + dot_rows <= rows ? dot_rows : 1;
@@ -175,7 +176,8 @@ void dot_product(const T *w, ptrdiff_t row_stride, size_t count, const float *x,
     }
 }
 
-// ---- matrix rows contiguous across k: sums of scaled rows ------------------------------------------------------------
+// ---- matrix rows contiguous across k: sums of scaled rows
+// ------------------------------------------------------------
 
 namespace detail {
 // out[j][0, n) += sum over u < U of x[j][u] * w[u][0, n), for X rows j.
@@ -205,7 +207,8 @@ void add_scaled(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t
 }
 
 template <class T, size_t U>
-void add_scaled_many(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t few, size_t n, float *out, size_t ldo) {
+void add_scaled_many(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t few, size_t n, float *out,
+                     size_t ldo) {
     size_t j = 0;
     if constexpr (U == 4) {
         for (; j + 2 <= few; j += 2) {
@@ -220,7 +223,8 @@ void add_scaled_many(const T *w, ptrdiff_t stride, const float *x, size_t ldx, s
 
 // out[few][ldo], n columns: sums of x[j][i] * w[i][0, n); x in plain order. ldo: a multiple of the vector width.
 template <class T>
-void scaled_rows(const T *w, ptrdiff_t k_stride, size_t n, const float *x, size_t few, size_t k, float *out, size_t ldo) {
+void scaled_rows(const T *w, ptrdiff_t k_stride, size_t n, const float *x, size_t few, size_t k, float *out,
+                 size_t ldo) {
     std::fill_n(out, few * ldo, 0.0f);
     size_t i = 0;
     const auto pass = [&](auto unroll) {

@@ -1,5 +1,5 @@
-// The register tile of a matrix product, and packing into the panels that it reads. Everything here is f32: packing widens
-// half types.
+// The register tile of a matrix product, and packing into the panels that it reads. Everything here is f32: packing
+// widens half types.
 #pragma once
 
 #include <algorithm>
@@ -18,7 +18,8 @@ constexpr size_t div_up(size_t n, size_t step) { return (n + step - 1) / step; }
 
 // c[R, tile_columns] += a[R, k] * b[k, tile_columns]. A's strides are free; b and c have rows ldb and ldc floats apart.
 template <size_t R>
-void multiply_tile(size_t k, const float *a, size_t a_row, size_t a_col, const float *b, size_t ldb, float *c, size_t ldc) {
+void multiply_tile(size_t k, const float *a, size_t a_row, size_t a_col, const float *b, size_t ldb, float *c,
+                   size_t ldc) {
     vf acc[R][2];
 #pragma GCC unroll 16
     for (size_t r = 0; r < R; r++) {
