@@ -20,6 +20,11 @@ def f64(array: np.ndarray) -> np.ndarray:
     return array.astype(np.float64)
 
 
+def c_float(value: float) -> float:
+    """An attribute as a C `float` carries it."""
+    return float(np.float32(value))
+
+
 def store(output: np.ndarray, values: np.ndarray) -> None:
     """Round to the output's type; what is too large becomes infinite."""
     with np.errstate(over="ignore", invalid="ignore"):

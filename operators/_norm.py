@@ -6,7 +6,7 @@ import numpy as np
 
 from infiniop.schema import BF16, F16, F32, F64, Constraint, DType, Status
 
-from ._floats import tolerances
+from ._floats import c_float, tolerances
 
 # (activation, weight): half activations take any weight up to F32, F32 and F64 their own.
 DTYPES: tuple[tuple[DType, DType], ...] = (
@@ -26,4 +26,4 @@ def weight_constraint(argument: str) -> Constraint:
 def reciprocal_rms(x: np.ndarray, epsilon: float) -> np.ndarray:
     """1 / sqrt(mean(x²) + epsilon) over the last axis."""
     with np.errstate(divide="ignore"):
-        return 1.0 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + epsilon)
+        return 1.0 / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + c_float(epsilon))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -44,19 +45,21 @@ def column_major(shape: Sequence[int]) -> tuple[int, ...]:
 class Errors:
     """Error samples: one good call with something changed."""
 
-    tensors: Mapping[str, np.ndarray | None]
+    tensors: Mapping[str, Any]
     attrs: Mapping[str, object] = field(default_factory=dict)
 
+    # Any: `**{name: array}` may name any keyword, as far as a type checker can see.
     def __call__(
         self,
         name: str,
         status: Status,
         argument: str,
-        at: str = "create",
-        null: Iterable[str] = (),
-        attrs: Mapping[str, object] | None = None,
-        **changed: np.ndarray | None,
+        at: Any = "create",
+        null: Any = (),
+        attrs: Any = None,
+        **changed: Any,
     ) -> ErrorSample:
+        """`changed` are tensors, by name."""
         merged = {**self.attrs, **(attrs or {})}
         return ErrorSample(name, status, argument, {**self.tensors, **changed}, merged, at, frozenset(null))
 

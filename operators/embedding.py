@@ -73,6 +73,8 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in FLOATS:
         for index in (I32, I64):
             yield from _dtype_samples(rng, dtype, index)
+    far = _arguments(rng, BF16, I32, (4,), 3, 7, weight_strides=(2**30 + 1, 1))
+    yield Sample("BF16-I32-2-Gi-elements-away", far, tags=frozenset({"large"}))
     yield Sample("BF16-I64-32000x64", _arguments(rng, BF16, I64, (2, 10), 32000, 64), tags=frozenset({"large"}))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from infiniop.schema import F16, F32, F64, FLOATS, Attr, DType, ErrorSample, Operator, Role, Sample, Status, Tensor
 from infiniop.schema.samples import empty, padded, uniform
 
-from ._floats import f64, store, tolerances
+from ._floats import c_float, f64, store, tolerances
 from ._samples import WIDTHS, Errors, column_major, reversed_rows
 
 
@@ -18,7 +18,7 @@ def reference(output, input_standardization, input_std_deviation, input, weight,
         return
     centred = f64(input)
     centred -= centred.mean(axis=-1, keepdims=True)
-    deviation = np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + eps)
+    deviation = np.sqrt(np.mean(centred * centred, axis=-1, keepdims=True) + c_float(eps))
     with np.errstate(invalid="ignore", divide="ignore"):
         standardized = centred / deviation
     result = standardized * f64(weight) + (0.0 if bias is None else f64(bias))
@@ -78,7 +78,7 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
 def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     error = Errors(_arguments(rng, F32, (2, 3, 8)), {"eps": 1e-5})
     yield from error.nulls(optional=["bias"])
-    doubles = {n: empty(t.shape, F64) for n, t in error.tensors.items()}  # type: ignore[union-attr]
+    doubles = {n: empty(t.shape, F64) for n, t in error.tensors.items()}
     yield error("f64", Status.BAD_TENSOR_DTYPE, "output", **doubles)
     for name, tensor in error.tensors.items():
         if name != "output":

@@ -66,6 +66,11 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in ALL:
         for name, shape, strides, src_strides in _LAYOUTS if dtype.numpy is not None else ():
             yield Sample(f"{dtype.name}-{name}", _arguments(rng, dtype, shape, strides, src_strides))
+    far = 2**31 + 3
+    for name, strides, src_strides in (("to", (far, 1), None), ("from", (5, 1), (far, 1))):
+        yield Sample(
+            f"U8-{name}-2-GiB-away", _arguments(rng, U8, (2, 5), strides, src_strides), tags=frozenset({"large"})
+        )
     for dtype in (U8, F16, F32):
         arguments = _arguments(rng, dtype, (1001, 1001), None, (1, 1001))
         yield Sample(f"{dtype.name}-transpose-1001", arguments, tags=frozenset({"large"}))

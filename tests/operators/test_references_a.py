@@ -133,7 +133,7 @@ def _independent(operator: Operator, sample: Sample, compute) -> dict[str, np.nd
         for t in operator.tensors
         if not t.is_output or operator.name == "embedding"
     }
-    extra = dict(sample.attrs)
+    extra = {n: float(np.float32(v)) if isinstance(v, float) else v for n, v in sample.attrs.items()}
     if operator.name == "add_rms_norm":
         extra["rounded"] = lambda x: _torch(_rounded(x, sample.tensors["a"]), compute)
     results = function(**arguments, **extra)
