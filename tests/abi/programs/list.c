@@ -1,0 +1,15 @@
+/* Prints the backends that were discovered: name, device, priority, error. */
+#include "check.h"
+
+int main(void) {
+    size_t count;
+    infiniopBackendInfo info;
+    OK(infiniopGetBackendCount(&count));
+    for (size_t i = 0; i < count; ++i) {
+        info.struct_size = sizeof info;
+        OK(infiniopGetBackendInfo(i, &info));
+        printf("%s\t%s\t%d\t%s\n", info.name, info.device_name, (int)info.priority, info.error);
+    }
+    CHECK(infiniopGetLastError()[0] == '\0'); /* what could not be discovered is no failure of the caller's */
+    return 0;
+}
