@@ -37,6 +37,8 @@ class _Here(threading.local):
 
 
 here = _Here()
+cast, from_buffer = ffi.cast, ffi.from_buffer
+CHAR_POINTER = ffi.typeof("char *")
 
 
 def failed(name: str, status: int) -> errors.InfiniopError:
@@ -246,16 +248,17 @@ def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: st
     operation = operations[name]
     keys: list[Any] = [backend, operation.key_of(attrs)]
     pointers = []
-    used = arrays
-    for index, array in enumerate(arrays):
+    used: Sequence[Any] = arrays
+    for array in arrays:
         if array is None:
             keys.append(None)
             pointers.append(NULL)
             continue
         door = doors[array.__class__]
         if door is DLPACK:
-            used = [*used[:index], door.tensor(array), *used[index + 1 :]]
-            key, pointer = used[index]._sig, used[index]._ptr
+            borrowed = door.tensor(array)
+            used = [borrowed if a is array else a for a in used]
+            key, pointer = borrowed._sig, borrowed._ptr
         else:
             key, pointer = door.enter(array)
         keys.append(key)
@@ -264,24 +267,18 @@ def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: st
         keys.append(tuple(extra.values()))
     plan = _find_plan(operation, tuple(keys), used, attrs, backend, extra)
     first = arrays[operation.first_input]
+    door = doors[first.__class__]
     if stream is None:
-        stream = doors[first.__class__].stream(first)
-    results = arrays
+        stream = door.stream(first)
+    results: Sequence[Any] = arrays
     if plan.made:
         results = list(arrays)
-        door = doors[first.__class__]
         for index, sig in plan.made:
-            results[index] = door.new(sig, first)
-            pointers[index] = _pointer(results, index, used)
+            results[index], pointers[index] = door.new(sig, first)
     _run(operation, plan, pointers, attrs, stream, used if results is arrays else [*used, *results])
     if len(operation.returned) == 1:
         return results[operation.returned[0]]
     return tuple(results[i] for i in operation.returned)
-
-
-def _pointer(results: Sequence[Any], index: int, used: Sequence[Any]) -> Any:
-    door = doors[results[index].__class__]
-    return door.tensor(results[index])._ptr if door is DLPACK else door.enter(results[index])[1]
 
 
 def _find_plan(
@@ -297,18 +294,28 @@ def _find_plan(
             plans.popitem(last=False)
     else:
         plans.move_to_end(key)
-    if backend is None and not plan.made and not extra and all(a is None or a.__class__ is Tensor for a in arrays):
+    if backend is None and not plan.made and not extra:
         _remember(operation, plan, arrays, attrs)
     return plan
 
 
 def _remember(operation: Operation, plan: Plan, arrays: Sequence[Any], attrs: tuple) -> None:
     """Let the operator's own function find the plan without coming here."""
-    cache = getattr(here, operation.name)
+    kinds = {array.__class__ for array in arrays if array is not None}
+    door = doors[next(iter(kinds))]
+    if len(kinds) != 1 or door.short_key is None:
+        return
+    cache = getattr(here, operation.name + door.suffix)
     if len(cache) >= CACHE_LIMIT:
         del cache[next(iter(cache))]
-    key = (*(None if a is None else a._sig for a in arrays), *operation.key_of(attrs))
-    cache[key] = (plan.function, plan.descriptor, plan.size, plan.lane)
+    key: list[Any] = []
+    for tensor, array in zip(operation.schema.tensors, arrays, strict=True):
+        part = None if array is None else door.short_key(array, tensor.is_output)
+        if tensor.optional:
+            key.append(part[0] if part is not None and len(part) == 1 else part)
+        else:
+            key.extend(part)
+    cache[(*key, *operation.key_of(attrs))] = (plan.function, plan.descriptor, plan.size, plan.lane)
 
 
 def _run(

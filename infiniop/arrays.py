@@ -26,6 +26,9 @@ _from_buffer, _cast = ffi.from_buffer, ffi.cast
 _CHAR_POINTER = ffi.typeof("char *")
 
 
+torch_tensor: type | None = None  # torch.Tensor, once an array of torch has come in
+
+
 class SupportsDLPack(Protocol):
     def __dlpack__(self, **kwargs: Any) -> Any: ...
 
@@ -36,14 +39,18 @@ class Door(Protocol):
     """One kind of array."""
 
     name: str
+    suffix: str  # of the names of this kind's caches
 
     def enter(self, array: Any) -> tuple[Any, Any]:
         """(key, pointer): what a descriptor depends on, cheap and hashable; the first element's address."""
 
+    def short_key(self, array: Any, output: bool) -> tuple:
+        """The key's parts, as the generated functions write them out."""
+
     def signature(self, array: Any) -> Signature: ...
 
-    def new(self, sig: Signature, like: Any) -> Any:
-        """An uninitialised array."""
+    def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
+        """An uninitialised array, and its pointer."""
 
     def tensor(self, array: Any) -> Tensor:
         """The same memory."""
@@ -53,7 +60,7 @@ class Door(Protocol):
 
 
 class _TensorDoor:
-    name = "tensor"
+    name, suffix = "tensor", ""
 
     def enter(self, array: Tensor) -> tuple[Any, Any]:
         return array._sig, array._ptr
@@ -61,8 +68,12 @@ class _TensorDoor:
     def signature(self, array: Tensor) -> Signature:
         return array._sig
 
-    def new(self, sig: Signature, like: Any) -> Tensor:
-        return new(sig)
+    def short_key(self, array: Tensor, output: bool) -> tuple:
+        return (array._sig,)
+
+    def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
+        made = new(sig)
+        return made, made._ptr
 
     def tensor(self, array: Tensor) -> Tensor:
         return array
@@ -104,7 +115,7 @@ def _numpy_dtype(kind: np.dtype) -> DType:
 
 
 class _NumpyDoor:
-    name = "numpy"
+    name, suffix = "numpy", "_numpy"
 
     def enter(self, array: np.ndarray) -> tuple[Any, Any]:
         try:
@@ -115,8 +126,13 @@ class _NumpyDoor:
 
     signature = staticmethod(numpy_signature)
 
-    def new(self, sig: Signature, like: Any) -> np.ndarray:
-        return np.empty(sig.shape, sig.dtype.numpy)
+    def short_key(self, array: np.ndarray, output: bool) -> tuple:
+        key = (array.shape, array.strides, array.dtype)
+        return (*key, array.flags.writeable) if output else key
+
+    def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
+        made = np.empty(sig.shape, sig.dtype.numpy)
+        return made, _from_buffer(made)
 
     def tensor(self, array: np.ndarray) -> Tensor:
         return from_numpy(array)
@@ -142,7 +158,7 @@ def _torch_dtypes() -> tuple[dict[Any, DType], dict[DType, Any]]:
 
 
 class _TorchDoor:
-    name = "torch"
+    name, suffix = "torch", "_torch"
 
     def enter(self, array: Any) -> tuple[Any, Any]:
         return (array.shape, array.stride(), array.dtype, array.device), _cast(_CHAR_POINTER, array.data_ptr())
@@ -155,11 +171,15 @@ class _TorchDoor:
             raise BadParamError(f"a torch tensor without memory of its own values ({array.device}): call .clone() first")
         return Signature.of(tuple(array.shape), array.stride(), made, Device(array.device))
 
-    def new(self, sig: Signature, like: Any) -> Any:
+    def short_key(self, array: Any, output: bool) -> tuple:
+        return array.shape, array.stride(), array.dtype, array.device
+
+    def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
         torch = sys.modules["torch"]
         if sig.dtype not in _torch_dtypes()[1]:
             raise TensorDtypeError(f"torch has no {sig.dtype.name}: give out=", got=sig.dtype.name)
-        return torch.empty(sig.shape, dtype=_torch_dtypes()[1][sig.dtype], device=like.device)
+        made = torch.empty(sig.shape, dtype=_torch_dtypes()[1][sig.dtype], device=like.device)
+        return made, pointer_to(made.data_ptr())
 
     def tensor(self, array: Any) -> Tensor:
         return Tensor._make(pointer_to(array.data_ptr()), self.signature(array), array)
@@ -176,7 +196,7 @@ class _TorchDoor:
 class _DLPackDoor:
     """Arrays of other libraries: every call asks for their capsule, and works on the Tensor that comes of it."""
 
-    name = "dlpack"
+    name, suffix = "dlpack", "_dlpack"
 
     def enter(self, array: Any) -> tuple[Any, Any]:
         raise NotImplementedError("a call turns these arrays into tensors first")
@@ -184,10 +204,12 @@ class _DLPackDoor:
     def signature(self, array: Any) -> Signature:
         return from_dlpack(array)._sig
 
-    def new(self, sig: Signature, like: Any) -> Any:
+    short_key = None
+
+    def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
         made = new(sig)
         namespace = getattr(like, "__array_namespace__", None)
-        return made if namespace is None else namespace().from_dlpack(made)
+        return (made if namespace is None else namespace().from_dlpack(made)), made._ptr
 
     def tensor(self, array: Any) -> Tensor:
         return from_dlpack(array)
@@ -214,6 +236,8 @@ def _find(kind: type) -> Any:
         return _NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and issubclass(kind, torch.Tensor):
+        global torch_tensor
+        torch_tensor = torch.Tensor
         return _TORCH
     if hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__"):
         return DLPACK

@@ -18,7 +18,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from ._call import NULL, call, failed, here
+from numpy import ndarray
+
+from . import arrays
+from ._call import CHAR_POINTER, NULL, call, cast, failed, from_buffer, here
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -219,35 +222,54 @@ def _argument(operator: Operator, tensor: Tensor) -> str:
 
 
 def _fast_path(operator: Operator) -> str:
-    """Tensors with a cached descriptor: one dictionary lookup, one C call."""
+    """Arrays of one kind with a cached descriptor: one dictionary lookup, one C call."""
     run = [a for a in operator.attrs if a.at != "create"]
     if any(a.length or a.enum or a.ctype == "char" for a in run) or extra_keywords(operator):
         return ""
-    names = [_argument(operator, t) for t in operator.tensors]
-    optional = [t.optional for t in operator.tensors]
-    first = _argument(operator, operator.inputs[0])
-    key = [f"None if {n} is None else {n}._sig" if o else f"{n}._sig" for n, o in zip(names, optional, strict=True)]
-    key += [identifier(a.name) for a in operator.attrs if a.at != "run"]
-    data = [f"NULL if {n} is None else {n}._ptr" if o else f"{n}._ptr" for n, o in zip(names, optional, strict=True)]
-    scratch = ["lane.scratch", "size"] if operator.workspace else []
-    arguments = ["descriptor", *scratch, *data, *(identifier(a.name) for a in run), "lane.handle"]
-    comma = "," if len(key) == 1 else ""
     given = "out is not None and " if any(t.role is Role.OUT for t in operator.tensors) else ""
-    return textwrap.dedent("""\
-        if {given}{first}.__class__ is Tensor and stream is None and backend is None:
-            try:
-                function, descriptor, size, lane = here.{name}[{key}{comma}]
-            except (KeyError, AttributeError, TypeError):
-                pass
-            else:
-                if lane.plain:
-                    if status := function({arguments}):
-                        raise failed("{name}", status)
-                    return {result}
-        """).format(
-        first=first, given=given, name=operator.name, key=", ".join(key), comma=comma, arguments=", ".join(arguments),
-        result=", ".join(_argument(operator, t) for t in operator.outputs),
-    )  # fmt: skip
+    head = f"kind, status = {_argument(operator, operator.inputs[0])}.__class__, -1\n"
+    result = ", ".join(_argument(operator, t) for t in operator.outputs)
+    tail = f"if status == 0:\n    return {result}\nif status > 0:\n    raise failed(\"{operator.name}\", status)\n"
+    branches = [
+        _branch(operator, "if kind is Tensor:", "", "{0}._sig", "{0}._ptr", "KeyError, AttributeError, TypeError"),
+        _branch(
+            operator, "elif kind is ndarray:", "_numpy",
+            "{0}.shape, {0}.strides, {0}.dtype", "from_buffer({0})", "KeyError, AttributeError, TypeError, ValueError",
+            ", {0}.flags.writeable",
+        ),
+        _branch(
+            operator, "elif kind is arrays.torch_tensor:", "_torch",
+            "{0}.shape, {0}.stride(), {0}.dtype, {0}.device", "cast(CHAR_POINTER, {0}.data_ptr())",
+            "KeyError, AttributeError, TypeError",
+        ),
+    ]  # fmt: skip
+    return f"if {given}stream is None and backend is None:\n" + textwrap.indent(head + "".join(branches) + tail, "    ")
+
+
+def _branch(
+    operator: Operator, test: str, cache: str, key: str, pointer: str, errors: str, output_key: str = ""
+) -> str:
+    """One kind of array. `key` and `pointer` are templates over the argument's name."""
+    keys, pointers = [], []
+    for tensor in operator.tensors:
+        name = _argument(operator, tensor)
+        part = (key + (output_key if tensor.is_output else "")).format(name)
+        keys.append(f"None if {name} is None else ({part})" if tensor.optional else part)
+        found = pointer.format(name)
+        pointers.append(f"NULL if {name} is None else {found}" if tensor.optional else found)
+    keys += [identifier(a.name) for a in operator.attrs if a.at != "run"]
+    scratch = ["lane.scratch", "size"] if operator.workspace else []
+    late = [identifier(a.name) for a in operator.attrs if a.at != "create"]
+    arguments = ["descriptor", *scratch, *pointers, *late, "lane.handle"]
+    return f"""\
+{test}
+    try:
+        function, descriptor, size, lane = here.{operator.name}{cache}[({", ".join(keys)},)]
+        if lane.plain:
+            status = function({", ".join(arguments)})
+    except ({errors}):
+        pass
+"""
 
 
 def _general_path(operator: Operator) -> str:
