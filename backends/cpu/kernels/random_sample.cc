@@ -52,21 +52,16 @@ template <class T> size_t draw(const T *logits, size_t n, const Parameters &p) {
         return row.argmax();
     }
     row.temperature = p.temperature;
-    double total = 0;
-    row.weights([&](size_t, const auto *, const auto *w, size_t count) {
-        for (size_t i = 0; i < count; i++) {
-            total += w[i];
-        }
-    });
+    const Ranking<T> ranking(row);
+    const double total = ranking.total();
     double limit = p.topp < 1 ? double(p.topp) * total : total;
     if (p.topk > 0 && size_t(p.topk) < n) {
         const size_t k = size_t(p.topk);
-        const auto cut = select(row, [&](size_t count, double) { return count >= k; });
-        const double of_top_k = cut.mass_above + double(k - cut.count_above) * cut.weight;
-        limit = of_top_k < limit ? of_top_k : limit;
+        const auto cut = ranking.cut([&](size_t count, double) { return count >= k; });
+        limit = std::min(limit, cut.mass_above + double(k - cut.count_above) * cut.weight);
     }
     const double target = double(p.random) * limit;
-    const auto cut = select(row, [&](size_t, double mass) { return mass >= target; });
+    const auto cut = ranking.cut([&](size_t, double mass) { return mass >= target; });
     return nth_of_key(row, cut.key, cut.needed(target));
 }
 
