@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 
 
 def infini_to_numpy(tensor: Tensor) -> np.ndarray:
-    """The tensor as a NumPy array: without a copy on the CPU (bfloat16 as `ml_dtypes.bfloat16`), else moved there first."""
+    """The tensor as a NumPy array: without a copy on the CPU (bfloat16 as `ml_dtypes.bfloat16`), else moved there
+    first."""
     return tensor.to("cpu").numpy()
 
 
@@ -49,8 +51,16 @@ def token_rows(input_ids: Any) -> list[list[int]]:
     return [list(row) for row in rows]
 
 
-def available_operators(device: Any) -> frozenset[str]:
-    """The operators that some backend of the device has, and that are chosen without being named."""
-    from infiniop import ops
+def available_operators(device: Any, names: Iterable[str]) -> frozenset[str]:
+    """Those of `names` that a backend of the device has and that a call would use: `INFINIOP_BACKENDS` narrows them,
+    and backends that are only chosen by name count where it names them."""
+    where = infiniop.Device(device).name
+    named = [name for name in os.environ.get("INFINIOP_BACKENDS", "").split(",") if name]
+    usable = [b for b in infiniop.backends() if b.device == where and not b.error]
+    usable = [b for b in usable if (b.name in named if named else not b.explicit_only)]
+    return frozenset(name for name in names if any(b.has(name) for b in usable))
 
-    return frozenset(name for name in dir(ops) if not name.startswith("_"))
+
+def free_bytes(device: Any) -> int:
+    """Free memory of a device."""
+    return infiniop.runtime.memory_info(device)[0]

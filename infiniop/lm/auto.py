@@ -29,9 +29,10 @@ class AutoLlamaModel:
     def from_pretrained(cls, path: str | PathLike[str], device: Any = "cpu", dtype: Any = None) -> LlamaForCausalLM:
         """Reads config.json, generation_config.json and (sharded) safetensors from a folder.
 
-        `dtype`: float32, bfloat16 or float16; None takes the configuration's. Weights of that dtype stay memory-mapped on
-        the CPU. Raises `CheckpointError` when the weights are damaged or contradict the configuration, `ValueError` for
-        another dtype or an unknown model type, `MissingOperatorsError` when the device cannot run the model.
+        `dtype`: float32, bfloat16 or float16; None takes the configuration's. Weights of that dtype stay
+        memory-mapped on the CPU. Raises `CheckpointError` when the weights are damaged or contradict the
+        configuration, `ValueError` for another dtype or an unknown model type, `MissingOperatorsError` when the
+        device cannot run the model.
         """
         began = time.perf_counter()
         folder = Path(path)

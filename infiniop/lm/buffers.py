@@ -18,8 +18,8 @@ _MOST_VIEWS = 1024  # views are small; a server that sees every length once must
 class Buffers:
     """Named scratch tensors: one allocation per name, as large as the largest request so far.
 
-    A repeated `get` costs one dictionary lookup and returns the very same tensor, so that decode allocates nothing and its
-    addresses stay put between steps of one shape.
+    A repeated `get` costs one dictionary lookup and returns the very same tensor, so that decode allocates nothing
+    and its addresses stay put between steps of one shape.
     """
 
     def __init__(self, device: Any):

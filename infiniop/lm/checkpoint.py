@@ -1,7 +1,7 @@
 """Reading safetensors: one file or shards with an index, mapped into memory.
 
-The header is read here rather than through the safetensors package, because that one copies every tensor for NumPy; a view
-of the mapped file costs no memory, and the pages of an unused tensor are never read.
+The header is read here rather than through the safetensors package, because that one copies every tensor for NumPy; a
+view of the mapped file costs no memory, and the pages of an unused tensor are never read.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ SINGLE_NAME = "model.safetensors"
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
 _DTYPES: dict[str, Any] = {
-    "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32, "I32": np.int32,
-    "U64": np.uint64, "I64": np.int64, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32, "F64": np.float64,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
+    "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32, "I32":
+    np.int32, "U64": np.uint64, "I64": np.int64, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32,
+    "F64": np.float64, "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2,
 }  # fmt: skip
 
 

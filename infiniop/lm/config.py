@@ -40,10 +40,11 @@ def _token_ids(name: str, value: object) -> list[int]:
 
 @dataclass
 class LlamaConfig:
-    """Names and defaults are Hugging Face's. `bos_token_id` and `eos_token_id` take an int or a list, and read as a list.
+    """Names and defaults are Hugging Face's. `bos_token_id` and `eos_token_id` take an int or a list, and read as a
+    list.
 
-    A subclass per model family changes defaults and adds fields. `rope_scaling` accepts the older `{"type": …}` form and
-    the newer `rope_parameters`; `rope_parameters` reads as one dictionary, whichever came in.
+    A subclass per model family changes defaults and adds fields. `rope_scaling` accepts the older `{"type": …}` form
+    and the newer `rope_parameters`; `rope_parameters` reads as one dictionary, whichever came in.
     """
 
     family: ClassVar[str] = "llama"
@@ -139,7 +140,8 @@ class LlamaConfig:
 
     @property
     def longest_context(self) -> int | None:
-        """The context beyond which this engine would compute something else than the model means; None: no such bound."""
+        """The context beyond which this engine would compute something else than the model means; None: no such
+        bound."""
         return None
 
     @property

@@ -55,7 +55,8 @@ def _device_ids(tp_size: int | None, tp_device_ids: Sequence[int] | None) -> lis
 
 
 def get_tensor_parallel_shard(param: np.ndarray, axis: int | None, rank: int, size: int) -> np.ndarray:
-    """The part of a full parameter that tensor-parallel rank `rank` of `size` keeps: a view; all of it for axis None."""
+    """The part of a full parameter that tensor-parallel rank `rank` of `size` keeps: a view; all of it for axis
+    None."""
     if not 0 <= rank < size:
         raise ValueError(f"rank must be between 0 and {size - 1}, got {rank}")
     if axis is None or size == 1:

@@ -23,10 +23,6 @@ from .sampling import SamplingParams
 if TYPE_CHECKING:
     from infiniop import Tensor
 
-_TENSOR_FIELDS = (
-    "input_ids", "position_ids", "past_sequence_lengths", "total_sequence_lengths", "input_offsets", "cu_seqlens",
-    "block_tables", "slot_mapping",
-)  # fmt: skip
 _OPTIONS: dict[str, Any] = {
     "temperature": 1.0, "top_p": 1.0, "top_k": 1, "min_p": 0.0, "seed": None, "return_logits": False,
 }  # fmt: skip
@@ -38,7 +34,8 @@ class Input:
     - `input_ids`: `[batch, seq]`, or flat `[ntok]` (or `[1, ntok]`) with `input_offsets`;
     - `input_offsets` `[nreq + 1]`: where each request's tokens begin;
     - `position_ids` `[ntok]`, default: what follows from the past;
-    - `past_sequence_lengths`, `total_sequence_lengths` `[nreq]`: tokens without and with this step's; either gives the other;
+    - `past_sequence_lengths`, `total_sequence_lengths` `[nreq]`: tokens without and with this step's; either gives
+      the other;
     - `cu_seqlens` `[nreq + 1]`: total lengths, accumulated: a third way to give them;
     - `block_tables` `[nreq, blocks]`, `slot_mapping` `[ntok]`: the caller's blocks in a paged cache. Without tables,
       request r has row r of a static cache.
@@ -61,14 +58,13 @@ class Input:
         for name in options:
             if name not in _OPTIONS:
                 raise ValueError(f"InferEngine.Input got an unexpected keyword argument '{name}'")
-        given = (
-            input_ids, position_ids, past_sequence_lengths, total_sequence_lengths, input_offsets, cu_seqlens,
-            block_tables, slot_mapping,
-        )  # fmt: skip
-        for name, value in zip(_TENSOR_FIELDS, given, strict=True):
-            setattr(self, name, value)
-        for name, default in _OPTIONS.items():
-            setattr(self, name, options.get(name, default))
+        self.input_ids, self.position_ids = input_ids, position_ids
+        self.past_sequence_lengths, self.total_sequence_lengths = past_sequence_lengths, total_sequence_lengths
+        self.input_offsets, self.cu_seqlens = input_offsets, cu_seqlens
+        self.block_tables, self.slot_mapping = block_tables, slot_mapping
+        chosen = {**_OPTIONS, **options}
+        self.temperature, self.top_p, self.top_k = chosen["temperature"], chosen["top_p"], chosen["top_k"]
+        self.min_p, self.seed, self.return_logits = chosen["min_p"], chosen["seed"], chosen["return_logits"]
 
     def sampling(self, count: int) -> list[SamplingParams]:
         """The sampling parameters of each of `count` requests."""
@@ -105,8 +101,8 @@ class InferEngine(GenerationMixin):
         self.distributed_config = distributed_config or DistConfig()
         if self.distributed_config.world_size > 1:
             raise NotImplementedError(
-                f"{self.distributed_config!r} asks for {self.distributed_config.world_size} ranks; one rank is supported: "
-                "DistConfig(tp_size=1) or DistConfig(tp_device_ids=[n])"
+                f"{self.distributed_config!r} asks for {self.distributed_config.world_size} ranks, "
+                "one rank is supported: DistConfig(tp_size=1) or DistConfig(tp_device_ids=[n])"
             )
         self.config = config
         self.model = model_class(config.model_type)(config, device_type, dtype)
@@ -176,7 +172,11 @@ class InferEngine(GenerationMixin):
         step = _plan(batch, self._engine_cache())
         logits = self.model.forward(step, self._engine_cache())
         tokens = self.model.sample(logits, batch.sampling(step.size), step.lengths)
-        kept = infiniop.empty(logits.shape, dtype=logits.dtype, device=self.device).copy_(logits) if batch.return_logits else None
+        kept = (
+            infiniop.empty(logits.shape, dtype=logits.dtype, device=self.device).copy_(logits)
+            if batch.return_logits
+            else None
+        )
         return Output(infiniop.from_numpy(tokens), kept)
 
     def generation_cache(self, lengths: Sequence[int], config: CacheConfig | None) -> BlockCache:
@@ -239,7 +239,13 @@ def _offsets(ids: np.ndarray, offsets: np.ndarray | None) -> np.ndarray:
     if offsets is None:
         rows, columns = ids.shape if ids.ndim == 2 else (1, ids.size)
         return np.arange(rows + 1, dtype=np.int32) * np.int32(columns)
-    if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or offsets[-1] != ids.size or (np.diff(offsets) < 1).any():
+    if (
+        offsets.ndim != 1
+        or len(offsets) < 2
+        or offsets[0] != 0
+        or offsets[-1] != ids.size
+        or (np.diff(offsets) < 1).any()
+    ):
         raise ValueError(f"input_offsets must rise from 0 to {ids.size}, the number of tokens, got {offsets.tolist()}")
     return offsets
 
@@ -259,8 +265,8 @@ def _past(given: Input, counts: np.ndarray, positions: np.ndarray | None, offset
     _sized("past_sequence_lengths", past, len(counts))
     if (past < 0).any() or (total is not None and (total != past + counts).any()):
         raise ValueError(
-            f"total_sequence_lengths {None if total is None else total.tolist()} must be past_sequence_lengths {past.tolist()} "
-            f"plus the tokens of each request {counts.tolist()}"
+            f"past_sequence_lengths {past.tolist()} and the tokens of each request {counts.tolist()} must add up to "
+            f"total_sequence_lengths {(past + counts if total is None else total).tolist()}, all of at least 0"
         )
     return past
 
@@ -268,13 +274,17 @@ def _past(given: Input, counts: np.ndarray, positions: np.ndarray | None, offset
 def _tables(given: Input, cache: BlockCache, lengths: np.ndarray) -> np.ndarray:
     geometry, window = cache.geometry, cache.window
     if window is not None and (lengths > window).any():
-        raise ValueError(f"{int(lengths.max())} tokens exceed the sliding window of {window}; generate() goes beyond it")
+        raise ValueError(
+            f"{int(lengths.max())} tokens exceed the sliding window of {window}; generate() goes beyond it"
+        )
     tables = _host("block_tables", given.block_tables, np.int32)
     if tables is None:
-        if geometry.max_sequences != geometry.num_blocks:
+        if not geometry.contiguous:
             raise ValueError("block_tables must be given with a paged cache")
         if len(lengths) > geometry.num_blocks:
-            raise ValueError(f"{len(lengths)} requests, and the static cache takes max_batch_size={geometry.num_blocks}")
+            raise ValueError(
+                f"{len(lengths)} requests, and the static cache takes max_batch_size={geometry.num_blocks}"
+            )
         tables = np.arange(len(lengths), dtype=np.int32)[:, None]
     needed = -(-lengths // geometry.block_size)
     if tables.ndim != 2 or len(tables) != len(lengths) or (needed > tables.shape[1]).any():

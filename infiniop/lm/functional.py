@@ -41,7 +41,9 @@ class Functional:
     def cache_tokens(self, cache: tuple[Tensor, Tensor], k: Tensor, v: Tensor, batch: DeviceBatch) -> None:
         ops.paged_caching(cache[0], cache[1], k, v, batch.slots)
 
-    def attention(self, q: Tensor, cache: tuple[Tensor, Tensor], batch: DeviceBatch, scale: float, out: Tensor) -> Tensor:
+    def attention(
+        self, q: Tensor, cache: tuple[Tensor, Tensor], batch: DeviceBatch, scale: float, out: Tensor
+    ) -> Tensor:
         """Causal attention of each request over its own blocks; `[ntok, heads, head_dim]`."""
         k, v = cache
         if batch.is_decode and self._has_paged_attention:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -33,9 +33,9 @@ _PREFILL_TOKENS_PER_STEP = 2048  # bounds the activations of a long prompt
 
 @dataclass(frozen=True)
 class GenerationStatistics:
-    """Figures of one `generate` call over its whole batch, measured until tokens are on the host. TTFT and the total begin with
-    the call; ITL is the decode steps alone, without what a streaming caller does between them. What was not measured (the ITL
-    of a single token) is None."""
+    """Figures of one `generate` call over its whole batch, measured until tokens are on the host. TTFT and the total
+    begin with the call; ITL is the decode steps alone, without what a streaming caller does between them. What was
+    not measured (the ITL of a single token) is None."""
 
     batch_size: int
     prompt_tokens: int
@@ -53,7 +53,8 @@ class GenerationStatistics:
 
 @dataclass(frozen=True)
 class GenerationOutput:
-    """One entry per sequence of the batch. `token_ids` are the new ones; a stop token is among them, but not in `text`."""
+    """One entry per sequence of the batch. `token_ids` are the new ones; a stop token is among them, but not in
+    `text`."""
 
     token_ids: list[list[int]]
     text: list[str] | None
@@ -148,7 +149,9 @@ class GenerationMixin:
             raise ValueError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens!r}")
         self._check_prompts(prompts, max_new_tokens)
         sequences = [
-            _Sequence(row, prompt, row_params, tokenizer and IncrementalDecoder(tokenizer), pending=list(prompt))
+            _Sequence(
+                row, prompt, row_params, IncrementalDecoder(tokenizer) if tokenizer else None, pending=list(prompt)
+            )
             for row, (prompt, row_params) in enumerate(zip(prompts, _seeded(params, seed, len(prompts)), strict=True))
         ]
         stop_ids = self._stop_ids(eos_token_id) if stop_on_eos else frozenset()
@@ -175,14 +178,18 @@ class GenerationMixin:
                     raise ValueError(f"sequence {row}: token id {token} is outside the vocabulary of {vocab}")
         longest = max(map(len, prompts)) + max_new_tokens
         if self.config.longest_context is not None and longest > self.config.longest_context:
-            raise ValueError(f"{longest} tokens exceed {self.config.longest_context}, the longest context supported here")
+            raise ValueError(
+                f"{longest} tokens exceed {self.config.longest_context}, the longest context supported here"
+            )
         if longest > self.config.max_position_embeddings:
-            logger.warning("%d tokens exceed max_position_embeddings (%d)", longest, self.config.max_position_embeddings)
+            logger.warning(
+                "%d tokens exceed max_position_embeddings (%d)", longest, self.config.max_position_embeddings
+            )
 
 
 class GenerationStream:
-    """One run of generation: iterate it for the tokens, then ask for `output()`. Its cache room is given back at the end,
-    also when the caller stops early."""
+    """One run of generation: iterate it for the tokens, then ask for `output()`. Its cache room is given back at the
+    end, also when the caller stops early."""
 
     def __init__(
         self,
@@ -216,17 +223,19 @@ class GenerationStream:
         if geometry.max_sequences is not None and len(table) + len(lengths) > geometry.max_sequences:
             raise ValueError(f"a batch of {len(lengths)} sequences, and the cache takes {geometry.max_sequences}")
         needed = [table.blocks_for(length) for length in lengths]
-        if geometry.max_sequences == geometry.num_blocks and max(needed) > 1:
+        if geometry.contiguous and max(needed) > 1:
             raise ValueError(
-                f"a sequence of {max(lengths)} tokens (prompt and new ones), and the cache holds {geometry.block_size} of each"
+                f"a sequence of {max(lengths)} tokens (prompt and new ones), "
+                f"and the cache holds {geometry.block_size} of each"
             )
         if sum(needed) > table.allocator.free_blocks:
             raise ValueError(
-                f"{sum(lengths)} tokens (prompts and new ones) need {sum(needed)} cache blocks of {geometry.block_size}, "
+                f"{sum(lengths)} tokens (prompts and new ones) need {sum(needed)} "
+                f"cache blocks of {geometry.block_size}, "
                 f"{table.allocator.free_blocks} are free"
             )
 
-    def _run(self) -> Iterator[TokenEvent]:  # type: ignore[misc]
+    def _run(self) -> Generator[TokenEvent, None, None]:
         table = self._cache.sequences
         ids = {s.row: (id(self), s.row) for s in self._sequences}
         active = list(self._sequences)
@@ -246,7 +255,8 @@ class GenerationStream:
                     table.free(seq_id)
 
     def _step(self, active: list[_Sequence], ids: dict[int, tuple[int, int]]) -> list[TokenEvent]:
-        """One forward pass: the next token of every sequence whose prompt is done, and a piece of the prompts that are not."""
+        """One forward pass: the next token of every sequence whose prompt is done, and a piece of the prompts that
+        are not."""
         began, decoding = time.perf_counter(), all(s.generated for s in active)
         chosen, pieces = self._choose(active, ids)
         lengths = [max(len(s.prompt), s.length) for s in chosen]
@@ -266,7 +276,9 @@ class GenerationStream:
             self._first = time.perf_counter()
         return events
 
-    def _choose(self, active: list[_Sequence], ids: dict[int, tuple[int, int]]) -> tuple[list[_Sequence], list[list[int]]]:
+    def _choose(
+        self, active: list[_Sequence], ids: dict[int, tuple[int, int]]
+    ) -> tuple[list[_Sequence], list[list[int]]]:
         budget = max(_PREFILL_TOKENS_PER_STEP, len(active))
         chosen, pieces = [], []
         for sequence in sorted(active, key=lambda s: len(s.pending) > 1):

@@ -13,8 +13,8 @@ Hook = Callable[[str, "Tensor", int], None]
 # Points outside the layers (layer index -1), and points within layer i, which are called `layer{i}_{point}`.
 MODEL_POINTS = ("embed_tokens", "final_norm", "logits")
 LAYER_POINTS = (
-    "input_norm", "q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "q_after_rope", "k_after_rope", "attention", "o_proj",
-    "post_attention_norm", "gate_proj", "up_proj", "activation", "down_proj",
+    "input_norm", "q_proj", "k_proj", "v_proj", "q_norm", "k_norm", "q_after_rope", "k_after_rope", "attention",
+    "o_proj", "post_attention_norm", "gate_proj", "up_proj", "activation", "down_proj",
 )  # fmt: skip
 
 

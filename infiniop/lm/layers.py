@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 class Parameter:
-    """A weight: its full shape, the axis along which ranks split it (None: every rank has all), and its tensor once loaded."""
+    """A weight: its full shape, the axis along which ranks split it (None: every rank has all), and its tensor once
+    loaded."""
 
     __slots__ = ("shape", "shard_axis", "tensor")
 
@@ -20,6 +21,11 @@ class Parameter:
         self.shape = shape
         self.shard_axis = shard_axis
         self.tensor: Tensor | None = None
+
+    @property
+    def value(self) -> Tensor:
+        """The tensor; a forward pass checks once that all are loaded."""
+        return self.tensor  # type: ignore[return-value]
 
 
 class Module:
@@ -51,7 +57,7 @@ class Linear(Module):
 
     def __call__(self, f: Functional, x: Tensor, out: Tensor) -> Tensor:
         bias = self.bias
-        return f.linear(x, self.weight.tensor, None if bias is None else bias.tensor, out)
+        return f.linear(x, self.weight.value, None if bias is None else bias.value, out)
 
 
 class RMSNorm(Module):
@@ -60,11 +66,11 @@ class RMSNorm(Module):
         self.epsilon = epsilon
 
     def __call__(self, f: Functional, x: Tensor, out: Tensor) -> Tensor:
-        return f.rms_norm(x, self.weight.tensor, self.epsilon, out)
+        return f.rms_norm(x, self.weight.value, self.epsilon, out)
 
     def after_add(self, f: Functional, x: Tensor, residual: Tensor, out: Tensor) -> Tensor:
         """residual ← x + residual; returns its norm."""
-        return f.add_rms_norm(x, residual, self.weight.tensor, self.epsilon, out)
+        return f.add_rms_norm(x, residual, self.weight.value, self.epsilon, out)
 
 
 class Embedding(Module):
@@ -72,4 +78,4 @@ class Embedding(Module):
         self.weight = Parameter((count, size))
 
     def __call__(self, f: Functional, ids: Tensor, out: Tensor) -> Tensor:
-        return f.embedding(ids, self.weight.tensor, out)
+        return f.embedding(ids, self.weight.value, out)

@@ -1,4 +1,5 @@
-"""What the engine needs of a device: the operators that it cannot do without, and those that it composes when absent."""
+"""What the engine needs of a device: the operators that it cannot do without, and those that it composes when
+absent."""
 
 from __future__ import annotations
 
@@ -20,6 +21,11 @@ REQUIRED_OPERATORS: tuple[tuple[str, ...], ...] = (
 
 # Used where they exist: what stands in for each is in `functional.py`.
 OPTIONAL_OPERATORS = ("linear", "add_rms_norm", "swiglu", "select_last_token_hidden", "paged_attention", "sample")
+
+
+ALL_OPERATORS = frozenset(
+    name for alternatives in REQUIRED_OPERATORS for alternative in alternatives for name in alternative.split("+")
+).union(OPTIONAL_OPERATORS)
 
 
 class MissingOperatorsError(RuntimeError):

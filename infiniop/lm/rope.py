@@ -1,7 +1,8 @@
 """Rotary position embedding: the frequencies of each type, and the sine and cosine tables on the device.
 
-Formulas: default and linear as in RoFormer (arXiv 2104.09864) with position interpolation (2306.15595); dynamic is NTK-aware
-scaling; yarn is arXiv 2309.00071, sections 3.2 and 3.4; longrope is arXiv 2402.13753; llama3 is Llama 3.1's smoothed scaling.
+Formulas: default and linear as in RoFormer (arXiv 2104.09864) with position interpolation (2306.15595); dynamic is
+NTK-aware scaling; yarn is arXiv 2309.00071, sections 3.2 and 3.4; longrope is arXiv 2402.13753; llama3 is Llama 3.1's
+smoothed scaling.
 """
 
 from __future__ import annotations
@@ -159,8 +160,8 @@ class RotaryTables:
     def lookup(self, positions: np.ndarray, lengths: np.ndarray, offsets: np.ndarray, buffers: Buffers):
         """(row of each token `[ntok]`, sine table, cosine table) for a batch.
 
-        `lengths[r]` is how many tokens request r has with this step, `offsets` where its tokens begin. Where frequencies
-        depend on the length, each request gets those of its own, whoever shares its batch.
+        `lengths[r]` is how many tokens request r has with this step, `offsets` where its tokens begin. Where
+        frequencies depend on the length, each request gets those of its own, whoever shares its batch.
         """
         if self._original is not None and len(lengths) and int(lengths.max()) > self._original:
             return self._rows(positions, lengths, offsets, buffers)

@@ -19,6 +19,7 @@ from .functional import Functional
 from .generation import GenerationMixin
 from .hooks import HookRegistry
 from .layers import Module, Parameter
+from .operators import ALL_OPERATORS
 from .rope import RotaryTables
 from .sampling import Sampler
 
@@ -32,7 +33,13 @@ class Step:
     __slots__ = ("batch", "buffers", "cache", "dtype", "f", "hooks", "ntok")
 
     def __init__(
-        self, f: Functional, buffers: Buffers, batch: DeviceBatch, cache: BlockCache, dtype: Any, hooks: HookRegistry | None
+        self,
+        f: Functional,
+        buffers: Buffers,
+        batch: DeviceBatch,
+        cache: BlockCache,
+        dtype: Any,
+        hooks: HookRegistry | None,
     ):
         self.f, self.buffers, self.batch, self.cache, self.dtype = f, buffers, batch, cache, dtype
         self.hooks = hooks if hooks is not None and hooks.has_hooks() else None
@@ -58,7 +65,7 @@ class CausalLM(Module, GenerationMixin):
         self.device = device
         self.dtype = resolve_dtype(dtype or config.torch_dtype or "float32")
         self.generation_defaults: dict[str, Any] = {}
-        available = available_operators(device)
+        available = available_operators(device, ALL_OPERATORS)
         self._buffers = Buffers(device)
         self._f = Functional(str(device), available, self._buffers)
         self._sampler = Sampler(self._buffers, "sample" in available)
@@ -79,14 +86,15 @@ class CausalLM(Module, GenerationMixin):
         """The normalised hidden states `[ntok, hidden]`."""
         raise NotImplementedError
 
-    def output_weight(self) -> Tensor | None:
+    def output_weight(self) -> Tensor:
         """What turns hidden states into logits, `[vocab, hidden]`."""
         raise NotImplementedError
 
     # ------------------------------------------------------------------ parameters
 
     def load_param(self, name: str, param: Any) -> None:
-        """Gives one parameter its full tensor (Tensor, NumPy, torch, DLPack); memory is shared where dtype and device allow."""
+        """Gives one parameter its full tensor (Tensor, NumPy, torch, DLPack); memory is shared where dtype and device
+        allow."""
         parameter = self._parameters.get(name)
         if parameter is None:
             if self._is_redundant(name):
@@ -119,9 +127,7 @@ class CausalLM(Module, GenerationMixin):
 
     def _check_shape(self, name: str, parameter: Parameter, shape: tuple[int, ...]) -> None:
         if shape != parameter.shape:
-            raise CheckpointError(
-                f"{name} has shape {list(shape)}, the configuration asks for {list(parameter.shape)}"
-            )
+            raise CheckpointError(f"{name} has shape {list(shape)}, the configuration asks for {list(parameter.shape)}")
 
     def _placed(self, tensor: Tensor) -> Tensor:
         if tensor.dtype != self.dtype:
@@ -136,7 +142,9 @@ class CausalLM(Module, GenerationMixin):
         if not self._ready:
             absent = [name for name, parameter in self._parameters.items() if parameter.tensor is None]
             if absent:
-                raise RuntimeError(f"{type(self).__name__} has no values yet for {_some(absent)}: load_param gives them")
+                raise RuntimeError(
+                    f"{type(self).__name__} has no values yet for {_some(absent)}: load_param gives them"
+                )
             self._ready = True
 
     # ------------------------------------------------------------------ running
@@ -174,8 +182,8 @@ class CausalLM(Module, GenerationMixin):
         longest = self.config.longest_context
         if longest is not None and batch.size and int(batch.lengths.max()) > longest:
             raise ValueError(
-                f"a sequence of {int(batch.lengths.max())} tokens exceeds {longest}: beyond it some layers of this model use a "
-                "sliding window and others do not, which is not supported"
+                f"a sequence of {int(batch.lengths.max())} tokens exceeds {longest}: beyond it some layers of "
+                "this model use a sliding window and others do not, which is not supported"
             )
 
     def __call__(self, input_ids: Any, kv_cache: BlockCache | None = None) -> Tensor:
@@ -188,7 +196,9 @@ class CausalLM(Module, GenerationMixin):
                 cache.sequences.add(row)
         for row, tokens in enumerate(rows):
             if cache.sequences.step_limit(row, len(tokens)) < len(tokens):
-                raise ValueError(f"row {row}: {len(tokens)} tokens at once go beyond the sliding window; use generate()")
+                raise ValueError(
+                    f"row {row}: {len(tokens)} tokens at once go beyond the sliding window; use generate()"
+                )
         logits = self.forward(cache.batch(range(len(rows)), rows), cache, all_logits=True)
         out = infiniop.empty(logits.shape, dtype=self.dtype, device=self.device).copy_(logits)
         lengths = {len(row) for row in rows}
@@ -197,22 +207,23 @@ class CausalLM(Module, GenerationMixin):
     # ------------------------------------------------------------------ what generation asks for
 
     def generation_cache(self, lengths: Sequence[int], config: CacheConfig | None) -> BlockCache:
-        """A cache for sequences that grow to these lengths; the one of the last call where it fits."""
-        config = config or StaticKVCacheConfig(len(lengths), max(lengths))
-        if self._cache is None or not _serves(self._cache, config):
+        """A cache of this configuration, or of one for sequences that grow to these lengths; the one of the last call
+        where it will do."""
+        if self._cache is None or not _serves(self._cache, config, lengths):
             self._cache = None  # its memory goes before the new one comes
-            self._cache = self.new_cache(config)
+            self._cache = self.new_cache(config or StaticKVCacheConfig(len(lengths), max(lengths)))
         return self._cache
 
     def sample(self, logits: Tensor, parameters: Sequence[Any], positions: np.ndarray) -> np.ndarray:
         return self._sampler(logits, parameters, positions)
 
 
-def _serves(cache: BlockCache, config: CacheConfig) -> bool:
-    have = cache.config
-    if cache.window is None and isinstance(have, StaticKVCacheConfig) and isinstance(config, StaticKVCacheConfig):
-        return have.max_batch_size >= config.max_batch_size and have.max_cache_len >= config.max_cache_len > 0
-    return have == config
+def _serves(cache: BlockCache, config: CacheConfig | None, lengths: Sequence[int]) -> bool:
+    if config is not None:
+        return cache.config == config
+    geometry, longest = cache.geometry, max(lengths)
+    enough = geometry.block_size >= min(longest, cache.window or longest)
+    return geometry.contiguous and enough and geometry.num_blocks - len(cache.sequences) >= len(lengths)
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:

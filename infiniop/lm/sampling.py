@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from infiniop import ops
+from infiniop.schema import I64
 
 from .arrays import infini_to_numpy
 
@@ -55,7 +56,8 @@ class Sampler:
         self._on_device = on_device
 
     def __call__(self, logits: Tensor, parameters: Sequence[SamplingParams], positions: np.ndarray) -> np.ndarray:
-        """Tokens i64 `[nreq]` for logits `[nreq, vocab]`; `positions` are the new tokens' positions in their sequences."""
+        """Tokens i64 `[nreq]` for logits `[nreq, vocab]`; `positions` are the new tokens' positions in their
+        sequences."""
         arrays: dict[str, np.ndarray] = {
             "temperature": np.array([p.temperature for p in parameters], np.float32),
             "top_k": np.array([min(p.top_k, 2**31 - 1) for p in parameters], np.int32),
@@ -67,7 +69,8 @@ class Sampler:
         if not self._on_device:
             return sample_on_host(infini_to_numpy(logits), **arrays)
         given: dict[str, Any] = {name: self._buffers.put(f"sample_{name}", array) for name, array in arrays.items()}
-        return infini_to_numpy(ops.sample(logits, **given)).copy()
+        tokens = self._buffers.get("sample_tokens", (len(parameters),), I64)
+        return infini_to_numpy(ops.sample(logits, **given, out=tokens)).copy()
 
 
 def sample_on_host(logits, temperature, top_k, top_p, min_p, seed, position) -> np.ndarray:
@@ -93,13 +96,12 @@ def _sample_row(logits, temperature, top_k, top_p, min_p, seed, position) -> int
 
 
 def uniform(seed: int, position: int) -> float:
-    """The random number in [0, 1) of a position: the upper 24 bits of Philox4x32-10's first word (key seed, counter position)."""
-    counter = [position & 0xFFFFFFFF, position >> 32 & 0xFFFFFFFF, 0, 0]
-    key = [seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF]
+    """The random number in [0, 1) of a position: the upper 24 bits of the first word of Philox4x32-10 (Salmon, Moraes,
+    Dror, Shaw 2011), key `seed`, counter `position`."""
+    low = 0xFFFFFFFF
+    counter, key = [position & low, position >> 32 & low, 0, 0], [seed & low, seed >> 32 & low]
     for _ in range(10):
         first, second = counter[0] * 0xD2511F53, counter[2] * 0xCD9E8D57
-        counter = [
-            (second >> 32) ^ counter[1] ^ key[0], second & 0xFFFFFFFF, (first >> 32) ^ counter[3] ^ key[1], first & 0xFFFFFFFF,
-        ]  # fmt: skip
-        key = [(key[0] + 0x9E3779B9) & 0xFFFFFFFF, (key[1] + 0xBB67AE85) & 0xFFFFFFFF]
+        counter = [second >> 32 ^ counter[1] ^ key[0], second & low, first >> 32 ^ counter[3] ^ key[1], first & low]
+        key = [key[0] + 0x9E3779B9 & low, key[1] + 0xBB67AE85 & low]
     return (counter[0] >> 8) / 2**24

@@ -37,8 +37,8 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 class IncrementalDecoder:
-    """Turns tokens into text as they come. What it returns, joined, is the decoded whole: a character whose bytes are
-    spread over several tokens appears once, when it is complete."""
+    """Turns tokens into text as they come. What it returns, joined, is the decoded whole (unless the tokens are no
+    valid UTF-8): a character whose bytes are spread over several tokens appears once, when it is complete."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer

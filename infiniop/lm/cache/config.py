@@ -1,4 +1,5 @@
-"""Cache configurations. A new kind is a subclass of `CacheConfig` and one `register_cache_mode`; the engine stays as it is."""
+"""Cache configurations. A new kind is a subclass of `CacheConfig` and one `register_cache_mode`; the engine stays as
+it is."""
 
 from __future__ import annotations
 
@@ -24,16 +25,18 @@ class CallableInt(int):
 
 @dataclass(frozen=True)
 class CacheGeometry:
-    """What a configuration comes to for a model: blocks, their size in tokens, and how many sequences may live at once."""
+    """What a configuration comes to for a model: blocks, their size in tokens, how many sequences may live at once
+    (None: as many as the blocks allow), and whether each of them stays within one block."""
 
     num_blocks: int
     block_size: int
     max_sequences: int | None = None
+    contiguous: bool = False
 
     @property
     def longest_sequence(self) -> int:
         """Tokens of the longest sequence that an empty cache takes."""
-        return self.block_size if self.max_sequences == self.num_blocks else self.num_blocks * self.block_size
+        return self.block_size if self.contiguous else self.num_blocks * self.block_size
 
 
 def _checked(name: str, value: object, minimum: int) -> CallableInt:
@@ -126,9 +129,11 @@ class StaticKVCacheConfig(CacheConfig):
         return StaticKVCacheConfig(self.max_batch_size(), self.max_cache_len())
 
     def geometry(self, model: LlamaConfig, dtype: DType) -> CacheGeometry:
-        """One block per sequence: a block is contiguous, and the paged operators take sequences of different lengths."""
+        """One block per sequence: a block is contiguous, and the paged operators take sequences of different
+        lengths."""
         length = self.max_cache_len() if 0 < self.max_cache_len < _UNLIMITED else model.max_position_embeddings
-        return CacheGeometry(self.max_batch_size(), min(length, model.attention_window or length), self.max_batch_size())
+        rows = self.max_batch_size()
+        return CacheGeometry(rows, min(length, model.attention_window or length), rows, contiguous=True)
 
 
 class PagedKVCacheConfig(CacheConfig):
@@ -165,16 +170,14 @@ class PagedKVCacheConfig(CacheConfig):
 
     def geometry(self, model: LlamaConfig, dtype: DType) -> CacheGeometry:
         block_bytes = 2 * model.kv_dim() * self.block_size() * model.num_hidden_layers * dtype.itemsize
-        blocks = self.num_blocks
-        if blocks is None:
-            assert self.max_kv_memory_bytes is not None
-            blocks = self.max_kv_memory_bytes // block_bytes
+        budget = self.max_kv_memory_bytes
+        blocks = int(self.num_blocks or 0) if budget is None else budget // block_bytes
         if blocks == 0:
             raise ValueError(
-                f"max_kv_memory_bytes={int(self.max_kv_memory_bytes or 0)} holds no block: "
-                f"one block of {self.block_size()} tokens takes {block_bytes} bytes, the smallest sufficient budget"
+                f"max_kv_memory_bytes={budget:d} holds no block: one block of {self.block_size()} tokens takes "
+                f"{block_bytes} bytes, the smallest sufficient budget"
             )
-        return CacheGeometry(int(blocks), self.block_size(), self.max_batch_size and self.max_batch_size())
+        return CacheGeometry(blocks, self.block_size(), self.max_batch_size and self.max_batch_size())
 
 
 def _optional(name: str, value: int | None) -> CallableInt | None:
@@ -218,4 +221,6 @@ register_cache_mode("paged", _create_paged)
 
 def pool_bytes(geometry: CacheGeometry, model: LlamaConfig, dtype: DType) -> int:
     """Bytes of keys and values in all layers."""
-    return math.prod((2, model.num_hidden_layers, geometry.num_blocks, geometry.block_size, model.kv_dim(), dtype.itemsize))
+    return math.prod(
+        (2, model.num_hidden_layers, geometry.num_blocks, geometry.block_size, model.kv_dim(), dtype.itemsize)
+    )

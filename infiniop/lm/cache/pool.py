@@ -9,6 +9,7 @@ import numpy as np
 
 import infiniop
 
+from ..arrays import free_bytes
 from ..batch import ForwardBatch
 from .blocks import BlockAllocator
 from .config import CacheConfig, CacheGeometry, pool_bytes
@@ -26,14 +27,19 @@ class KVPool:
 
     def __init__(self, geometry: CacheGeometry, model: LlamaConfig, dtype: DType, device: Any):
         shape = (
-            model.num_hidden_layers, geometry.num_blocks, model.num_key_value_heads, geometry.block_size, model.head_dim,
+            model.num_hidden_layers, geometry.num_blocks, model.num_key_value_heads, geometry.block_size,
+            model.head_dim,
         )  # fmt: skip
         self.nbytes = pool_bytes(geometry, model, dtype)
-        try:
-            self.keys = infiniop.empty(shape, dtype=dtype, device=device)
-            self.values = infiniop.empty(shape, dtype=dtype, device=device)
-        except (RuntimeError, MemoryError) as error:
-            raise MemoryError(f"a KV cache of {geometry} takes {self.nbytes} bytes on {device}: {error}") from error
+        free = free_bytes(device)
+        if (
+            self.nbytes > free
+        ):  # asked first: an operating system that overcommits would grant it, and end the process later
+            raise MemoryError(
+                f"a KV cache of {self.nbytes} bytes was asked for, {free} bytes are free on {device}: {geometry}"
+            )
+        self.keys = infiniop.empty(shape, dtype=dtype, device=device)
+        self.values = infiniop.empty(shape, dtype=dtype, device=device)
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(shape[0])]
 
     def layer(self, layer_idx: int) -> tuple[Tensor, Tensor]:
@@ -54,7 +60,11 @@ class BlockCache:
         self.window = model.attention_window
         self.pool = KVPool(self.geometry, model, dtype, device)
         self.sequences = SequenceTable(
-            BlockAllocator(self.geometry.num_blocks), self.geometry.block_size, self.geometry.max_sequences, self.window
+            BlockAllocator(self.geometry.num_blocks),
+            self.geometry.block_size,
+            self.geometry.max_sequences,
+            self.geometry.contiguous,
+            self.window,
         )
 
     def batch(
@@ -62,7 +72,8 @@ class BlockCache:
     ) -> ForwardBatch:
         """Appends each sequence's tokens and returns the step that computes them; all of them, or `CacheFullError`.
 
-        `lengths` are those that rotary embedding goes by where a prompt comes in pieces (default: as they are after this step).
+        `lengths` are those that rotary embedding goes by where a prompt comes in pieces (default: as they are after
+        this step).
         """
         table = self.sequences
         past = [table.length(seq_id) for seq_id in seq_ids]

@@ -24,11 +24,15 @@ class SequenceTable:
     """
 
     def __init__(
-        self, allocator: BlockAllocator, block_size: int, max_sequences: int | None = None, window: int | None = None
+        self,
+        allocator: BlockAllocator,
+        block_size: int,
+        max_sequences: int | None = None,
+        contiguous: bool = False,
+        window: int | None = None,
     ):
         self.allocator, self.block_size, self.window = allocator, block_size, window
-        self._max_sequences = max_sequences
-        self._one_block = max_sequences == allocator.num_blocks
+        self._max_sequences, self._contiguous = max_sequences, contiguous
         self._sequences: dict[Hashable, _Sequence] = {}
 
     def __len__(self) -> int:
@@ -86,7 +90,8 @@ class SequenceTable:
             )
 
     def append(self, seq_id: Hashable, count: int) -> np.ndarray:
-        """Makes room for `count` more tokens and returns their slots, i64 `[count]`; all, or `CacheFullError` and none."""
+        """Makes room for `count` more tokens and returns their slots, i64 `[count]`; all, or `CacheFullError` and
+        none."""
         missing = self._missing_blocks(seq_id, count)
         sequence = self._get(seq_id)
         length = sequence.length + count
@@ -109,7 +114,7 @@ class SequenceTable:
     def _missing_blocks(self, seq_id: Hashable, count: int) -> int:
         sequence = self._get(seq_id)
         needed = self.blocks_for(sequence.length + count)
-        if self._one_block and needed > 1:
+        if self._contiguous and needed > 1:
             raise CacheFullError(
                 f"sequence {seq_id!r} would have {sequence.length + count} tokens, "
                 f"the cache holds {self.block_size} of each sequence"

@@ -1,4 +1,5 @@
-"""Model families, one file each, found by `model_type`. Adding a family is adding a file here (or a `register_model` elsewhere)."""
+"""Model families, one file each, found by `model_type`. Adding a family is adding a file here (or a `register_model`
+elsewhere)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Llama: attention with grouped heads and rotary embedding, SwiGLU, RMS norms before each. Other families vary its parts."""
+"""Llama: attention with grouped heads and rotary embedding, SwiGLU, RMS norms before each. Other families vary its
+parts."""
 
 from __future__ import annotations
 
@@ -16,12 +17,16 @@ __all__ = ["LlamaAttention", "LlamaConfig", "LlamaDecoderLayer", "LlamaForCausal
 
 
 class LlamaAttention(Module):
-    """Multi-head, grouped-query or multi-query attention over the cache. q, k and v keep their own weights: joining them
-    would copy every memory-mapped checkpoint, and three products read as many bytes as one."""
+    """Multi-head, grouped-query or multi-query attention over the cache. q, k and v keep their own weights: joining
+    them would copy every memory-mapped checkpoint, and three products read as many bytes as one."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int):
         self.layer_idx = layer_idx
-        self.heads, self.kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, config.head_dim
+        self.heads, self.kv_heads, self.head_dim = (
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
         self.scale = self.head_dim**-0.5
         hidden, bias = config.hidden_size, config.has_qkv_bias
         self.q_proj = Linear(hidden, self.heads * self.head_dim, bias, split="column")
@@ -42,7 +47,9 @@ class LlamaAttention(Module):
             step.hook("k_after_rope", k, layer)
         cache = step.cache.pool.layer(layer)
         f.cache_tokens(cache, k, v, step.batch)
-        heads = f.attention(q, cache, step.batch, self.scale, step.scratch("attention", (step.ntok, self.heads, self.head_dim)))
+        heads = f.attention(
+            q, cache, step.batch, self.scale, step.scratch("attention", (step.ntok, self.heads, self.head_dim))
+        )
         flat = step.scratch("attention", (step.ntok, self.heads * self.head_dim))
         out = self.o_proj(f, flat, step.scratch("block_out", (step.ntok, self.o_proj.out_features)))
         if step.hooks is not None:
@@ -123,7 +130,9 @@ class LlamaModel(Module):
 
     def __call__(self, step: Step) -> Tensor:
         """The normalised hidden states, `[ntok, hidden]`."""
-        residual = self.embed_tokens(step.f, step.batch.input_ids, step.scratch("residual", (step.ntok, self.hidden_size)))
+        residual = self.embed_tokens(
+            step.f, step.batch.input_ids, step.scratch("residual", (step.ntok, self.hidden_size))
+        )
         if step.hooks is not None:
             step.hook("embed_tokens", residual)
         x: Any = None
@@ -150,5 +159,5 @@ class LlamaForCausalLM(CausalLM):
     def hidden_states(self, step: Step) -> Tensor:
         return self.model(step)
 
-    def output_weight(self) -> Tensor | None:
-        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight.tensor
+    def output_weight(self) -> Tensor:
+        return (self.model.embed_tokens if self.lm_head is None else self.lm_head).weight.value
