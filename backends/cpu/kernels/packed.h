@@ -1,0 +1,152 @@
+// A packed weight: the header that every backend writes (operators/_packed.py), then panels of 32 rows. Within a panel
+// elements of one column are neighbours, [k][32]; of bf16, two columns at a time, [k / 2][32][2], because a shift and a
+// mask split such pairs. Rows beyond n and columns beyond k are zeros.
+#pragma once
+
+#include "matvec.h"
+
+namespace infiniop::cpu {
+
+struct PackedHeader {
+    char magic[8];
+    uint32_t version, format;
+    int64_t n, k, group_size;
+    uint32_t dtype, layout;
+    char reserved[16];
+};
+static_assert(sizeof(PackedHeader) == 64);
+
+constexpr char packed_magic[9] = "INFINIPK";
+constexpr uint32_t packed_version = 1;
+constexpr uint32_t packed_layout = 0x20555043; // "CPU", panels of 32 rows
+constexpr size_t panel_rows = 32;
+
+// Columns that lie together.
+template <class T> constexpr size_t panel_step = split_pairs<T> ? 2 : 1;
+
+// Elements of a panel.
+inline size_t panel_elements(size_t k, infiniDtype_t dtype) {
+    return panel_rows * (dtype == INFINI_DTYPE_BF16 ? round_up(k, 2) : k);
+}
+
+inline size_t packed_bytes(size_t n, size_t k, infiniDtype_t dtype) {
+    return sizeof(PackedHeader) + div_up(n, panel_rows) * panel_elements(k, dtype) * element_size(dtype);
+}
+
+inline Status own_dtype_only(const Call &call, size_t format) {
+    if (call.integer(format) == 0) {
+        return INFINI_STATUS_SUCCESS;
+    }
+    return fail(INFINI_STATUS_NOT_IMPLEMENTED, call.op(), "format", "0, the weight's own dtype",
+                Text("%lld", (long long)call.integer(format)));
+}
+
+// ---- a few rows ---------------------------------------------------------------------------------------------------
+
+constexpr size_t panel_vectors = panel_rows / width;
+constexpr size_t panel_few = vector_bytes == 64 ? 6 : vector_bytes == 32 ? 3 : 1; // rows at a time
+
+namespace detail {
+// acc[j] += the columns at p times x[j][0 …]
+template <class T, size_t X> void add_columns(vf (&acc)[X][panel_vectors], const T *p, const float *x, size_t ldx) {
+    vf low[X], high[X];
+#pragma GCC unroll 8
+    for (size_t j = 0; j < X; j++) {
+        low[j] = splat<vf>(x[j * ldx]);
+        high[j] = panel_step<T> == 2 ? splat<vf>(x[j * ldx + 1]) : vf{};
+    }
+#pragma GCC unroll 8
+    for (size_t g = 0; g < panel_vectors; g++) {
+        const T *q = p + g * panel_step<T> * width;
+        const vf even = load_half<0>(q);
+#pragma GCC unroll 8
+        for (size_t j = 0; j < X; j++) {
+            acc[j][g] += low[j] * even;
+        }
+        if constexpr (panel_step<T> == 2) {
+            const vf odd = load_half<1>(q);
+#pragma GCC unroll 8
+            for (size_t j = 0; j < X; j++) {
+                acc[j][g] += high[j] * odd;
+            }
+        }
+    }
+}
+} // namespace detail
+
+// out[j * panel_rows + r] += sum over i < k of panel[i][r] * x[j][i]
+template <class T, size_t X> void multiply_panel(const T *panel, const float *x, size_t ldx, size_t k, float *out) {
+    constexpr size_t step = panel_step<T>, sets = std::max<size_t>(1, 8 / (X * panel_vectors * step));
+    vf acc[sets][X][panel_vectors] = {};
+    size_t i = 0;
+    for (; i + sets * step <= k; i += sets * step) {
+#pragma GCC unroll 8
+        for (size_t s = 0; s < sets; s++) {
+            detail::add_columns<T, X>(acc[s], panel + (i + s * step) * panel_rows, x + i + s * step, ldx);
+        }
+    }
+    for (; i < k; i += step) {
+        detail::add_columns<T, X>(acc[0], panel + i * panel_rows, x + i, ldx);
+    }
+    for (size_t j = 0; j < X; j++) {
+        for (size_t g = 0; g < panel_vectors; g++) {
+            float *p = out + j * panel_rows + g * width;
+            vf sum = load(p);
+            for (size_t s = 0; s < sets; s++) {
+                sum += acc[s][j][g];
+            }
+            store(p, sum);
+        }
+    }
+}
+
+// out[few][panel_rows]: a panel times a few rows, which lie in plain order, padded with zeros, padded(k) floats apart.
+template <class T> void panel_product(const T *panel, const float *x, size_t few, size_t k, float *out) {
+    const size_t step = few <= panel_few ? std::max<size_t>(k, 1) : 256; // of a panel that stays in L1
+    const size_t groups = div_up(few, panel_few);
+    std::fill_n(out, few * panel_rows, 0.0f);
+    for (size_t i = 0; i < k; i += step) {
+        for (size_t g = 0, j = 0; g < groups; g++) {
+            const size_t end = few * (g + 1) / groups;
+            with_count<panel_few>(end - j, [&](auto count) {
+                multiply_panel<T, decltype(count)::value>(panel + i * panel_rows, x + j * padded(k) + i, padded(k),
+                                                          std::min(step, k - i), out + j * panel_rows);
+            });
+            j = end;
+        }
+    }
+}
+
+// ---- many rows: to the f32 panels of the blocked product ------------------------------------------------------------
+
+// dst[count][tile_columns] from columns k … of the panel's rows row … ; k is even.
+template <class T> void widen_panel(float *dst, const T *panel, size_t row, size_t k, size_t count) {
+    constexpr size_t step = panel_step<T>;
+    for (size_t i = 0; i < count; i += step) {
+        const T *p = panel + (k + i) * panel_rows + row * step;
+        for (size_t g = 0; g < tile_columns; g += width) {
+            store(dst + i * tile_columns + g, load_half<0>(p + g * step));
+            if (step == 2 && i + 1 < count) {
+                store(dst + (i + 1) * tile_columns + g, load_half<1>(p + g * step));
+            }
+        }
+    }
+}
+
+// ---- packing --------------------------------------------------------------------------------------------------------
+
+// One panel from `rows` rows, row_stride apart.
+template <class T> void make_panel(T *panel, const T *weight, ptrdiff_t row_stride, size_t rows, size_t k) {
+    constexpr size_t step = panel_step<T>;
+    std::fill_n(panel, panel_rows * round_up(k, step), T{});
+    for (size_t from = 0; from < k; from += 64) {
+        for (size_t r = 0; r < rows; r++) {
+            const T *src = weight + ptrdiff_t(r) * row_stride;
+            for (size_t i = from; i < std::min(from + 64, k); i++) {
+                panel[(i / step * panel_rows + r) * step + i % step] = src[i];
+            }
+        }
+    }
+}
+
+} // namespace infiniop::cpu
