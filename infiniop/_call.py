@@ -294,7 +294,7 @@ def _find_plan(
             plans.popitem(last=False)
     else:
         plans.move_to_end(key)
-    if backend is None and not plan.made and not extra:
+    if backend is None and not plan.made:
         _remember(operation, plan, arrays, attrs)
     return plan
 

@@ -82,9 +82,10 @@ class Binding:
         """A row-major signature for an output that was not given."""
         shape = self._shape(tensor)
         if shape is None:
+            ways = " or ".join(["out=", *(f"{text}=" for text in self.operator.infer.values() if text.isidentifier())])
             raise TensorShapeError(
                 f"{self.operator.name}: the shape of {tensor.name} [{tensor.shape}] does not follow from the inputs: "
-                "give out=", op=self.operator.name, argument=tensor.name,
+                f"give {ways}", op=self.operator.name, argument=tensor.name,
             )  # fmt: skip
         device = next(sig.device for sig in self.given.values())
         return Signature.of(shape, row_major(shape), self._dtype(tensor), device)

@@ -224,7 +224,7 @@ def _argument(operator: Operator, tensor: Tensor) -> str:
 def _fast_path(operator: Operator) -> str:
     """Arrays of one kind with a cached descriptor: one dictionary lookup, one C call."""
     run = [a for a in operator.attrs if a.at != "create"]
-    if any(a.length or a.enum or a.ctype == "char" for a in run) or extra_keywords(operator):
+    if any(a.length or a.enum or a.ctype == "char" for a in run):
         return ""
     given = "out is not None and " if any(t.role is Role.OUT for t in operator.tensors) else ""
     head = f"kind, status = {_argument(operator, operator.inputs[0])}.__class__, -1\n"

@@ -1,0 +1,39 @@
+"""`infiniop`: one command per module in this folder; each has `register(app)`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import sys
+
+import typer
+
+
+def build() -> typer.Typer:
+    """The application with all commands."""
+    app = typer.Typer(
+        help="The same operators on any device.", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )  # fmt: skip
+    for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
+        importlib.import_module(f"{__name__}.{module}").register(app)
+    return app
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command. What goes wrong is one sentence on stderr; INFINIOP_DEBUG=1 shows where it came from."""
+    try:
+        result = build()(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except (KeyboardInterrupt, typer.Abort):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if os.environ.get("INFINIOP_DEBUG") == "1":
+            raise
+        told = error.format_message() if hasattr(error, "format_message") else str(error)
+        print(f"infiniop: {' '.join(told.split()) or type(error).__name__}", file=sys.stderr)
+        return getattr(error, "exit_code", 1)
