@@ -85,7 +85,7 @@ def test_validation_comes_before_the_choice(choice):
     assert line.startswith("status 10: relu: y: expected ") and line.endswith(", got I32")
 
 
-# ---- discovery --------------------------------------------------------------------------------------------------------
+# ---- discovery -------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -198,4 +198,4 @@ def test_backend_path_is_ignored_with_elevated_privileges(toolchain: Toolchain, 
         assert "toy" in plain.stdout
         elevated = run([*nobody, program], env)
         assert elevated.returncode == 0, elevated.stderr
-        assert "toy" not in elevated.stdout and "cpu" in elevated.stdout
+        assert "toy" not in elevated.stdout

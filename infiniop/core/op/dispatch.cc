@@ -53,7 +53,7 @@ void count_fallback(const OperatorSchema &schema, const Backend &backend) {
 infiniStatus_t choose_kernel(const OperatorSchema &schema, const InfiniopHandle &handle, const infiniopCall &call,
                              const Kernel **chosen) {
     const Candidates asked = handle.backend ? Candidates{{handle.backend}, 1} : candidates(handle.device);
-    const Failure before = last_failure(); // a refusal is no failure when the next one serves
+    Failure before = std::move(last_failure()); // a refusal is no failure when the next one serves
     Refusals refusals;
     for (size_t i = 0; i < asked.backends.size(); ++i) {
         const Kernel *kernel = asked.backends[i]->kernel(schema.name);
@@ -73,7 +73,7 @@ infiniStatus_t choose_kernel(const OperatorSchema &schema, const InfiniopHandle 
         if (i >= asked.first_fallback) {
             count_fallback(schema, *kernel->backend);
         }
-        last_failure() = before;
+        last_failure() = std::move(before);
         *chosen = kernel;
         return INFINI_STATUS_SUCCESS;
     }
@@ -214,7 +214,8 @@ std::shared_ptr<InfiniopDescriptor> hold(InfiniopDescriptor *desc) {
 // ---- run: everything that is not the straight way
 // --------------------------------------------------------------------
 
-infiniStatus_t wrong_descriptor(const OperatorSchema &schema, const InfiniopDescriptor *desc) {
+[[gnu::cold, gnu::noinline]] infiniStatus_t wrong_descriptor(const OperatorSchema &schema,
+                                                             const InfiniopDescriptor *desc) {
     const infiniStatus_t status = check_object(schema.name, "desc", desc);
     return status != INFINI_STATUS_SUCCESS
                ? status
@@ -222,19 +223,23 @@ infiniStatus_t wrong_descriptor(const OperatorSchema &schema, const InfiniopDesc
                       std::string("one of ") + desc->schema->name);
 }
 
-infiniStatus_t null_data(const OperatorSchema &schema, uint64_t missing) {
+[[gnu::cold, gnu::noinline]] infiniStatus_t null_data(const OperatorSchema &schema, uint64_t missing) {
     return fail(INFINI_STATUS_NULL_POINTER, schema.name, schema.tensors[__builtin_ctzll(missing)].name,
                 "a pointer to the tensor's elements", "NULL");
 }
 
-infiniStatus_t bad_workspace(const OperatorSchema &schema, size_t needed, size_t got) {
+[[gnu::cold, gnu::noinline]] infiniStatus_t bad_workspace(const OperatorSchema &schema, size_t needed, size_t got) {
     const std::string wanted = std::to_string(needed) + " bytes";
     return got < needed ? fail(INFINI_STATUS_INSUFFICIENT_WORKSPACE, schema.name, "workspace", wanted,
                                std::to_string(got) + " bytes")
                         : fail(INFINI_STATUS_NULL_POINTER, schema.name, "workspace", wanted, "NULL");
 }
 
-infiniStatus_t bad_alias(const OperatorSchema &schema, AliasPair pair) {
+[[gnu::cold, gnu::noinline]] infiniStatus_t kernel_failed(const InfiniopDescriptor &desc, infiniStatus_t status) {
+    return plugin_failed(status, desc.schema->name, desc.kernel->backend->name);
+}
+
+[[gnu::cold, gnu::noinline]] infiniStatus_t bad_alias(const OperatorSchema &schema, AliasPair pair) {
     const std::string other = schema.tensors[pair.input].name;
     return fail(INFINI_STATUS_BAD_PARAM, schema.name, schema.tensors[pair.output].name,
                 "memory of its own beside " + other, "the same pointer");
@@ -279,13 +284,11 @@ struct RecordedCall {
     infiniStatus_t run(infinirtStream_t stream) const {
         const infiniopRun run{sizeof run, workspace, workspace_size, data.data(), attrs.data(), stream};
         const infiniStatus_t status = desc->calculate(desc->state, &run);
-        return raw(status) == INFINI_STATUS_SUCCESS
-                   ? status
-                   : plugin_failed(status, desc->schema->name, desc->kernel->backend->name);
+        return raw(status) == INFINI_STATUS_SUCCESS ? status : kernel_failed(*desc, status);
     }
 };
 
-infiniStatus_t record(InfiniopDescriptor *desc, const infiniopRun &run) {
+[[gnu::noinline]] infiniStatus_t record(InfiniopDescriptor *desc, const infiniopRun &run) {
     const OperatorSchema &schema = *desc->schema;
     auto call = std::make_shared<RecordedCall>(RecordedCall{hold(desc),
                                                             run.workspace,
@@ -316,12 +319,10 @@ infiniStatus_t run_checked(InfiniopDescriptor *desc, const infiniopRun &run) {
         return record(desc, run);
     }
     const infiniStatus_t status = desc->calculate(desc->state, &run);
-    return __builtin_expect(raw(status) == INFINI_STATUS_SUCCESS, 1)
-               ? status
-               : plugin_failed(status, desc->schema->name, desc->kernel->backend->name);
+    return raw(status) == INFINI_STATUS_SUCCESS ? status : kernel_failed(*desc, status);
 }
 
-infiniStatus_t run_late(InfiniopDescriptor *desc, infiniopRun &run) {
+[[gnu::noinline]] infiniStatus_t run_late(InfiniopDescriptor *desc, infiniopRun &run) {
     infiniopValue merged[max_attrs];
     if (const infiniStatus_t status = merge_attrs(*desc, run.attrs, merged)) {
         return status;

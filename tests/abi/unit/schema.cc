@@ -200,7 +200,7 @@ template <class Change> void refused(infiniStatus_t status, const char *part, Ch
 }
 
 void shapes() {
-    refused(INFINI_STATUS_BAD_TENSOR_SHAPE, "unit: x: expected [m=3, n=4] or [b, m=3, n=4], got [3, 5]",
+    refused(INFINI_STATUS_BAD_TENSOR_SHAPE, "unit: x: expected [m=3, n=4], got [3, 5]",
             [](Arguments &a) { a.t[X] = {{3, 5}}; });
     refused(INFINI_STATUS_BAD_PARAM, "unit: x: expected [m=3, n=4] or [b, m=3, n=4], got [4]",
             [](Arguments &a) { a.t[X] = {{4}}; });
