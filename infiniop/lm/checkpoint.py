@@ -107,6 +107,9 @@ class SafetensorsFile:
     def shape(self, name: str) -> tuple[int, ...]:
         return self._entries[name].shape
 
+    def dtype(self, name: str) -> np.dtype:
+        return self._entries[name].dtype
+
     def array(self, name: str) -> np.ndarray:
         """The tensor, without a copy (with one where the file places it off its natural alignment)."""
         entry = self._entries[name]
@@ -158,6 +161,9 @@ class Checkpoint:
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._files[name].shape(name)
+
+    def dtype(self, name: str) -> np.dtype:
+        return self._files[name].dtype(name)
 
     def array(self, name: str) -> np.ndarray:
         return self._files[name].array(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -97,8 +98,8 @@ class LlamaConfig:
         values.setdefault("torch_dtype", values.pop("dtype", None))
         rope = values.pop("rope_parameters", None)
         values["rope_scaling"] = values.get("rope_scaling") or rope
-        if values["rope_scaling"] and "rope_theta" in values["rope_scaling"]:
-            values["rope_theta"] = values["rope_scaling"]["rope_theta"]
+        if isinstance(values["rope_scaling"], dict):
+            values["rope_theta"] = values["rope_scaling"].get("rope_theta") or values.get("rope_theta")
         known = {f.name for f in dataclasses.fields(cls)} - {"extra"}
         # Hugging Face writes null for "the default", but null is a value where the field's default is not null as well.
         taken = {k: v for k, v in values.items() if k in known and (v is not None or k in _NULLABLE)}
@@ -162,7 +163,9 @@ class LlamaConfig:
         for problem in self._problems():
             raise ValueError(f"{type(self).__name__}: {problem}")
 
-    def _problems(self):
+    def _problems(self) -> Iterator[str]:
+        if not isinstance(self.rope_scaling, dict | None):
+            yield f"rope_scaling must be an object or null, got {self.rope_scaling!r}"
         for name in _POSITIVE_FIELDS:
             if not _is_positive(getattr(self, name)):
                 yield f"{name} must be a positive integer, got {getattr(self, name)!r}"

@@ -85,7 +85,10 @@ class Output:
 
 
 class InferEngine(GenerationMixin):
-    """A model of `config`'s family with a cache of its own. Parameters come by `load_param`."""
+    """A model of `config`'s family with a cache of its own. Parameters come by `load_param`.
+
+    `forward` and `generate` share the cache: sequences that `forward` has put there do not outlive a `generate`.
+    """
 
     Input = Input
     Output = Output

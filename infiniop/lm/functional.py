@@ -30,7 +30,8 @@ class Functional:
         self._has_paged_attention = "paged_attention" in have
         self._fused_select = "select_last_token_hidden" in have
         self._joined_gate = not ("swiglu" in have or have >= {"silu", "mul"})
-        self.linear = _linear if "linear" in have else _linear_by_gemm
+        self._turned: dict[int, tuple[Tensor, Tensor]] = {}
+        self.linear = _linear if "linear" in have else self._linear_by_gemm
         self.add_rms_norm = _add_rms_norm if "add_rms_norm" in have else _add_then_rms_norm
         self._gate = _swiglu if "swiglu" in have else _silu_then_mul
 
@@ -51,6 +52,14 @@ class Functional:
         return ops.paged_attention_prefill(
             q, k, v, batch.block_tables, batch.kv_lengths, batch.offsets, scale=scale, out=out
         )
+
+    def _linear_by_gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+        known = self._turned.get(id(weight))
+        if known is None or known[0] is not weight:
+            known = self._turned[id(weight)] = weight, weight.transpose(0, 1)
+        if bias is not None:
+            ops.rearrange(bias.unsqueeze(0).expand(*out.shape), out=out)
+        return ops.gemm(x, known[1], beta=0.0 if bias is None else 1.0, out=out)
 
     def gate_and_up(self, ntok: int, size: int, dtype) -> tuple[Tensor, Tensor]:
         """Where the MLP's gate and up projections go, each `[ntok, size]`."""
@@ -85,12 +94,6 @@ class Functional:
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
     return ops.linear(x, weight, bias, out=out)
-
-
-def _linear_by_gemm(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    if bias is not None:
-        ops.rearrange(bias.unsqueeze(0).expand(*out.shape), out=out)
-    return ops.gemm(x, weight.transpose(0, 1), beta=0.0 if bias is None else 1.0, out=out)
 
 
 def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, epsilon: float, out: Tensor) -> Tensor:

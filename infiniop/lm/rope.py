@@ -46,8 +46,9 @@ def rope_problem(parameters: Mapping[str, Any], head_dim: int) -> str | None:
         if value is not None and not (isinstance(value, int | float) and value > 0):
             return f"rope {name} must be positive, got {value!r}"
     for name in ("short_factor", "long_factor") if kind == "longrope" else ():
-        if len(parameters[name]) != head_dim // 2:
-            return f"rope {name} must have head_dim / 2 = {head_dim // 2} entries, got {len(parameters[name])}"
+        factors = parameters[name]
+        if not isinstance(factors, list | tuple) or len(factors) != head_dim // 2:
+            return f"rope {name} must be a list of head_dim / 2 = {head_dim // 2} numbers, got {factors!r}"
     if kind == "llama3" and parameters["high_freq_factor"] <= parameters["low_freq_factor"]:
         return "rope high_freq_factor must be larger than low_freq_factor"
     return None

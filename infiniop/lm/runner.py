@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 import infiniop
+from infiniop.schema import FLOATS64
 
 from .arrays import available_operators, infini_to_numpy, resolve_dtype, token_rows
 from .batch import DeviceBatch, ForwardBatch
@@ -25,6 +26,9 @@ from .sampling import Sampler
 
 if TYPE_CHECKING:
     from infiniop import Tensor
+
+
+_WEIGHT_DTYPES = {dtype.numpy for dtype in FLOATS64}
 
 
 class Step:
@@ -54,7 +58,8 @@ class Step:
 
 
 class CausalLM(Module, GenerationMixin):
-    """A decoder on one device. Parameters are empty until `load_param` or `load_checkpoint` gives them."""
+    """A decoder on one device, for one thread at a time. Parameters are empty until `load_param` or `load_checkpoint`
+    gives them."""
 
     config_class: ClassVar[type[LlamaConfig]] = LlamaConfig
 
@@ -117,6 +122,11 @@ class CausalLM(Module, GenerationMixin):
                 raise CheckpointError(f"{checkpoint.path} {what}: {_some(names)}")
         for name, parameter in self._parameters.items():
             self._check_shape(name, parameter, checkpoint.shape(name))
+            if checkpoint.dtype(name) not in _WEIGHT_DTYPES:
+                raise CheckpointError(
+                    f"{name} is {checkpoint.dtype(name).name}; weights must be float32, bfloat16, float16 or float64: "
+                    "quantised checkpoints are not supported"
+                )
         for name, parameter in self._parameters.items():
             parameter.tensor = self._placed(infiniop.from_numpy(checkpoint.array(name)))
 

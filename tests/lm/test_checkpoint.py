@@ -191,6 +191,14 @@ def test_surplus_tensors_are_named(folder):
         AutoLlamaModel.from_pretrained(folder)
 
 
+def test_quantised_weights_are_refused(folder):
+    rewrite(folder, lambda tensors: tensors.update({"model.norm.weight": np.zeros(96, np.int8)}))
+    with pytest.raises(
+        CheckpointError, match=r"model\.norm\.weight is int8; .* quantised checkpoints are not supported"
+    ):
+        AutoLlamaModel.from_pretrained(folder)
+
+
 def test_redundant_tensors_are_passed_over(folder):
     rewrite(folder, lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": np.zeros(8, np.float32)}))
     AutoLlamaModel.from_pretrained(folder)

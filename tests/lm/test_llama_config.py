@@ -63,6 +63,11 @@ def test_derived_sizes():
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
         ({"sliding_window": 0}, "sliding_window"),
+        ({"rope_scaling": "linear"}, "rope_scaling must be an object or null"),
+        (
+            {"rope_scaling": {"rope_type": "longrope", "short_factor": 1.0, "long_factor": 1.0}},
+            "short_factor must be a list",
+        ),
     ],
 )
 def test_validate_names_the_constraint(fields, words):
