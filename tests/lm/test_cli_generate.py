@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import typer
-from infiniop.cli import generate
 from typer.testing import CliRunner
+
+from infiniop.cli import generate
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo_model" / "model"
 PROMPT = "def main("
