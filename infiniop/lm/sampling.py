@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -54,23 +54,30 @@ class Sampler:
     def __init__(self, buffers: Buffers, on_device: bool):
         self._buffers = buffers
         self._on_device = on_device
+        self._parameters: list[SamplingParams] = []  # what is on the device, so that decode uploads positions only
+        self._uploaded: dict[str, Tensor] = {}
 
     def __call__(self, logits: Tensor, parameters: Sequence[SamplingParams], positions: np.ndarray) -> np.ndarray:
         """Tokens i64 `[nreq]` for logits `[nreq, vocab]`; `positions` are the new tokens' positions in their
         sequences."""
-        arrays: dict[str, np.ndarray] = {
-            "temperature": np.array([p.temperature for p in parameters], np.float32),
-            "top_k": np.array([min(p.top_k, 2**31 - 1) for p in parameters], np.int32),
-            "top_p": np.array([p.top_p for p in parameters], np.float32),
-            "min_p": np.array([p.min_p for p in parameters], np.float32),
-            "seed": np.array([int(p.seed or 0) & (2**63 - 1) for p in parameters], np.int64),
-            "position": positions.astype(np.int64),
-        }
         if not self._on_device:
-            return sample_on_host(infini_to_numpy(logits), **arrays)
-        given: dict[str, Any] = {name: self._buffers.put(f"sample_{name}", array) for name, array in arrays.items()}
+            return sample_on_host(infini_to_numpy(logits), **_columns(parameters), position=positions)
+        if list(parameters) != self._parameters:
+            self._uploaded = {n: self._buffers.put(f"sample_{n}", a) for n, a in _columns(parameters).items()}
+            self._parameters = list(parameters)
+        position = self._buffers.put("sample_position", positions.astype(np.int64))
         tokens = self._buffers.get("sample_tokens", (len(parameters),), I64)
-        return infini_to_numpy(ops.sample(logits, **given, out=tokens)).copy()
+        return infini_to_numpy(ops.sample(logits, **self._uploaded, position=position, out=tokens)).copy()
+
+
+def _columns(parameters: Sequence[SamplingParams]) -> dict[str, np.ndarray]:
+    return {
+        "temperature": np.array([p.temperature for p in parameters], np.float32),
+        "top_k": np.array([min(p.top_k, 2**31 - 1) for p in parameters], np.int32),
+        "top_p": np.array([p.top_p for p in parameters], np.float32),
+        "min_p": np.array([p.min_p for p in parameters], np.float32),
+        "seed": np.array([int(p.seed or 0) & (2**63 - 1) for p in parameters], np.int64),
+    }
 
 
 def sample_on_host(logits, temperature, top_k, top_p, min_p, seed, position) -> np.ndarray:

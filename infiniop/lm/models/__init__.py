@@ -8,7 +8,7 @@ import importlib
 import pkgutil
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..config import LlamaConfig, read_json
 
@@ -52,3 +52,11 @@ def load_config(path: str | PathLike[str]) -> LlamaConfig:
     if not isinstance(model_type, str):
         raise ValueError(f"{file} has no model_type: supported are {', '.join(supported_models())}")
     return model_class(model_type).config_class.from_pretrained(path)
+
+
+def __getattr__(name: str) -> Any:
+    if name == "AutoLlamaModel":  # lazily: it is built on this module
+        from ..auto import AutoLlamaModel
+
+        return AutoLlamaModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ..auto import AutoLlamaModel
 from ..config import LlamaConfig
 from ..layers import Embedding, Linear, Module, ModuleList, RMSNorm
 from ..runner import CausalLM, Step
@@ -13,7 +14,15 @@ from . import register_model
 if TYPE_CHECKING:
     from infiniop import Tensor
 
-__all__ = ["LlamaAttention", "LlamaConfig", "LlamaDecoderLayer", "LlamaForCausalLM", "LlamaMLP", "LlamaModel"]
+__all__ = [
+    "AutoLlamaModel",
+    "LlamaAttention",
+    "LlamaConfig",
+    "LlamaDecoderLayer",
+    "LlamaForCausalLM",
+    "LlamaMLP",
+    "LlamaModel",
+]
 
 
 class LlamaAttention(Module):
