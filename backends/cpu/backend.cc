@@ -91,7 +91,8 @@ infiniopBackend make_backend() {
 
 } // namespace infiniop::cpu
 
-extern "C" __attribute__((visibility("default"))) const infiniopBackend *infiniop_backend_init(const infiniopHost *host) {
+extern "C" __attribute__((visibility("default"))) const infiniopBackend *
+infiniop_backend_init(const infiniopHost *host) {
     infiniop::cpu::host = host;
     static const infiniopBackend backend = infiniop::cpu::make_backend();
     return &backend;

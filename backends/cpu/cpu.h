@@ -37,7 +37,7 @@ Status fail(Status status, const char *op, const char *argument, const char *exp
 // ---- what create and calculate get ----------------------------------------------------------------------------
 
 class Call {
-  public:
+public:
     explicit Call(const infiniopCall &call) : call_(call) {}
     const char *op() const { return call_.op; }
     size_t tensor_count() const { return call_.ntensors; }
@@ -53,12 +53,12 @@ class Call {
     double real(size_t attr) const { return call_.attrs[attr].f; }
     const infiniopCall &raw() const { return call_; }
 
-  private:
+private:
     const infiniopCall &call_;
 };
 
 class Run {
-  public:
+public:
     explicit Run(const infiniopRun &run) : run_(run) {}
     template <class T> T *data(size_t tensor) const { return static_cast<T *>(run_.data[tensor]); }
     bool has(size_t tensor) const { return run_.data[tensor] != nullptr; }
@@ -67,7 +67,7 @@ class Run {
     double real(size_t attr) const { return run_.attrs[attr].f; }
     template <class T> const T *array(size_t attr) const { return static_cast<const T *>(run_.attrs[attr].p); }
 
-  private:
+private:
     const infiniopRun &run_;
 };
 
@@ -101,7 +101,7 @@ template <class State> struct Trampolines {
         host->free(state);
     }
 
-  private:
+private:
     // A state may hold containers: no exception crosses the plugin boundary.
     static Status create_state(const Call &call, State &state, size_t &bytes) {
         try {

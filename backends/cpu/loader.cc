@@ -1,5 +1,5 @@
-// The plugin libinfiniop_cpu.so: picks the library for the best instruction set that this machine has, opens only that one
-// and hands over. This file runs before anything is known about the machine: it is built for the baseline.
+// The plugin libinfiniop_cpu.so: picks the library for the best instruction set that this machine has, opens only that
+// one and hands over. This file runs before anything is known about the machine: it is built for the baseline.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -18,9 +18,7 @@ struct Isa {
 #if defined(__x86_64__)
 bool has_v3() { return __builtin_cpu_supports("x86-64-v3"); }
 bool has_v4() { return __builtin_cpu_supports("x86-64-v4"); }
-bool has_v4bf16() {
-    return has_v4() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
-}
+bool has_v4bf16() { return has_v4() && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni"); }
 #endif
 bool has_portable() { return true; }
 
@@ -75,7 +73,8 @@ bool library_path(const char *isa, char *path, size_t size) {
 
 } // namespace
 
-extern "C" __attribute__((visibility("default"))) const infiniopBackend *infiniop_backend_init(const infiniopHost *host) {
+extern "C" __attribute__((visibility("default"))) const infiniopBackend *
+infiniop_backend_init(const infiniopHost *host) {
     const Isa *isa = choose(host);
     if (!isa) {
         return nullptr;

@@ -20,8 +20,8 @@ namespace infiniop::cpu {
 namespace {
 
 constexpr size_t max_threads = 256;
-constexpr int64_t spin_ns = 70'000;        // a futex wake costs about half of this
-constexpr size_t chunks_per_thread = 16;   // what a thief can take at a time is a sixteenth of a share
+constexpr int64_t spin_ns = 70'000;      // a futex wake costs about half of this
+constexpr size_t chunks_per_thread = 16; // what a thief can take at a time is a sixteenth of a share
 
 int64_t now_ns() {
     timespec t;
@@ -163,9 +163,9 @@ struct Pool {
     const cpu_set_t cpus;
     const size_t size;
     const int64_t spin;
-    const bool keep_apart;  // whether workers keep off the caller's CPU
-    int caller_cpu = -1;    // the CPU that they keep off now
-    size_t started = 0;     // workers that run
+    const bool keep_apart; // whether workers keep off the caller's CPU
+    int caller_cpu = -1;   // the CPU that they keep off now
+    size_t started = 0;    // workers that run
     bool start_tried = false;
 
     alignas(64) std::atomic<bool> busy{false};

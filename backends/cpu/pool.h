@@ -14,8 +14,8 @@ using Body = void(const void *context, size_t begin, size_t end);
 void run_parallel(size_t n, size_t grain, Body *body, const void *context);
 } // namespace detail
 
-// Calls f(begin, end) on disjoint ranges that cover [0, n), each of at least `grain` items but the last. Returns when all
-// are done. f must not throw. Nested calls, and calls while the pool is busy, run in the calling thread.
+// Calls f(begin, end) on disjoint ranges that cover [0, n), each of at least `grain` items but the last. Returns when
+// all are done. f must not throw. Nested calls, and calls while the pool is busy, run in the calling thread.
 template <class F> void parallel_for(size_t n, size_t grain, F &&f) {
     if (n <= grain || n <= 1) {
         if (n > 0) {

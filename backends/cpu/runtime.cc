@@ -88,7 +88,8 @@ void apply_cgroup(uint64_t &available, uint64_t &total) {
 
 Status mem_info(int, size_t *free_bytes, size_t *total_bytes) {
     uint64_t available, total;
-    if (!read_number("/proc/meminfo", "MemAvailable:", available) || !read_number("/proc/meminfo", "MemTotal:", total)) {
+    if (!read_number("/proc/meminfo", "MemAvailable:", available) ||
+        !read_number("/proc/meminfo", "MemTotal:", total)) {
         return fail(INFINI_STATUS_INTERNAL_ERROR, nullptr, nullptr, "/proc/meminfo", "an unreadable one");
     }
     available *= 1024;
@@ -115,7 +116,9 @@ Status device_free(int, void *ptr) {
     return INFINI_STATUS_SUCCESS;
 }
 
-Status malloc_async(int device_id, void **ptr, size_t size, infinirtStream_t) { return device_malloc(device_id, ptr, size); }
+Status malloc_async(int device_id, void **ptr, size_t size, infinirtStream_t) {
+    return device_malloc(device_id, ptr, size);
+}
 
 Status free_async(int device_id, void *ptr, infinirtStream_t) { return device_free(device_id, ptr); }
 

@@ -1,5 +1,5 @@
-// One row of logits as random_sample, sample and topk look at it: blocks of f32 (or f64) values, their softmax weights, and
-// the selection of a prefix of the descending order without sorting (by the bits of the values).
+// One row of logits as random_sample, sample and topk look at it: blocks of f32 (or f64) values, their softmax weights,
+// and the selection of a prefix of the descending order without sorting (by the bits of the values).
 #pragma once
 
 #include <algorithm>
@@ -53,8 +53,8 @@ template <class T> struct LogitRow {
         }
     }
 
-    // Weights exp((value - largest) / temperature) of values, in vectors: both arrays have room for whole ones. NaN weighs
-    // nothing.
+    // Weights exp((value - largest) / temperature) of values, in vectors: both arrays have room for whole ones. NaN
+    // weighs nothing.
     void weigh(const C *values, C *weights, size_t count) const {
         using V = vector_t<T>;
         for (size_t i = 0; i < count; i += lanes<T>) {
@@ -98,10 +98,10 @@ template <class C> struct Cut {
     }
 };
 
-// The descending order of a row, as far as it is asked for: counts and weights by the keys' leading bits first; only the
-// keys of one such bin are looked at one by one.
+// The descending order of a row, as far as it is asked for: counts and weights by the keys' leading bits first; only
+// the keys of one such bin are looked at one by one.
 template <class T> class Ranking {
-  public:
+public:
     using C = compute_t<T>;
     using K = key_t<C>;
 
@@ -134,7 +134,7 @@ template <class T> class Ranking {
         return cut;
     }
 
-  private:
+private:
     static constexpr int digit_bits = 11, first_shift = 8 * sizeof(K) - digit_bits;
     static constexpr size_t room = 1024; // keys that are sorted rather than counted
 

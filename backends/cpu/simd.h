@@ -68,7 +68,9 @@ inline vh narrow(vf v, bf16) {
 
 #if defined(__AVX512F__)
 inline vf widen(vh h, f16) { return (vf)_mm512_maskz_cvtph_ps(0xffff, (__m256i)h); }
-inline vh narrow(vf v, f16) { return (vh)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline vh narrow(vf v, f16) {
+    return (vh)_mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
 #elif defined(__AVX2__) && defined(__F16C__)
 inline vf widen(vh h, f16) { return (vf)_mm256_cvtph_ps((__m128i)h); }
 inline vh narrow(vf v, f16) { return (vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
@@ -129,13 +131,19 @@ template <class V, class T> void store_bits(T *p, V v, First part) {
 // Lanes beyond `First` come as 0.
 template <class Part = All> vf load(const float *p, Part part = {}) { return detail::load_bits<vf>(p, part); }
 template <class Part = All> vd load(const double *p, Part part = {}) { return detail::load_bits<vd>(p, part); }
-template <class Part = All> vf load(const f16 *p, Part part = {}) { return widen(detail::load_bits<vh>(p, part), f16{}); }
-template <class Part = All> vf load(const bf16 *p, Part part = {}) { return widen(detail::load_bits<vh>(p, part), bf16{}); }
+template <class Part = All> vf load(const f16 *p, Part part = {}) {
+    return widen(detail::load_bits<vh>(p, part), f16{});
+}
+template <class Part = All> vf load(const bf16 *p, Part part = {}) {
+    return widen(detail::load_bits<vh>(p, part), bf16{});
+}
 
 template <class Part = All> void store(float *p, vf v, Part part = {}) { detail::store_bits(p, v, part); }
 template <class Part = All> void store(double *p, vd v, Part part = {}) { detail::store_bits(p, v, part); }
 template <class Part = All> void store(f16 *p, vf v, Part part = {}) { detail::store_bits(p, narrow(v, f16{}), part); }
-template <class Part = All> void store(bf16 *p, vf v, Part part = {}) { detail::store_bits(p, narrow(v, bf16{}), part); }
+template <class Part = All> void store(bf16 *p, vf v, Part part = {}) {
+    detail::store_bits(p, narrow(v, bf16{}), part);
+}
 
 // Calls f(i, part) for i = 0, L, 2L … below n; part is All, and First for the rest.
 template <size_t L, class F> void for_vectors(size_t n, F &&f) {
@@ -189,6 +197,16 @@ template <class V> auto max_lane(V v) {
         std::memcpy(parts, &v, sizeof(v));
         return max_lane((Half)(parts[0] > parts[1] ? parts[0] : parts[1]));
     }
+}
+
+// Whether any bit is set.
+template <class V> bool any(V mask) {
+    uint64_t words[sizeof(V) / 8], all = 0;
+    std::memcpy(words, &mask, sizeof(mask));
+    for (uint64_t word : words) {
+        all |= word;
+    }
+    return all != 0;
 }
 
 template <class V> V max(V a, V b) { return a > b ? a : b; }

@@ -1,5 +1,5 @@
-// Loops over tensors of one shape with any strides: axes of extent 1 dropped, axes ordered by the first operand's strides,
-// neighbours merged where every operand allows it, negative strides of the first operand turned round.
+// Loops over tensors of one shape with any strides: axes of extent 1 dropped, axes ordered by the first operand's
+// strides, neighbours merged where every operand allows it, negative strides of the first operand turned round.
 #pragma once
 
 #include <array>
@@ -70,7 +70,7 @@ template <size_t N> struct Nest {
         return INFINI_STATUS_SUCCESS;
     }
 
-  private:
+private:
     static size_t magnitude(ptrdiff_t stride) { return size_t(stride < 0 ? -stride : stride); }
 
     // Whether axis a belongs outside axis b.
@@ -125,7 +125,7 @@ template <size_t N> struct Nest {
 
 // Walks the axes of a nest, from any position on; offsets follow.
 template <size_t N> class Odometer {
-  public:
+public:
     // Over the outermost `rank` axes of the nest.
     Odometer(const Nest<N> &nest, size_t rank, size_t position) : nest_(nest), rank_(rank) {
         for (size_t i = 0; i < N; i++) {
@@ -157,15 +157,16 @@ template <size_t N> class Odometer {
 
     ptrdiff_t offset[N];
 
-  private:
+private:
     const Nest<N> &nest_;
     size_t rank_;
     size_t index_[max_rank];
 };
 
-// Calls f(offsets, n) for pieces of the innermost axis, in parallel; offsets[i] is operand i's first element.
-template <size_t N, class F> void parallel_pieces(const Nest<N> &nest, size_t bytes_per_element, F &&f) {
-    constexpr size_t most = 4096;
+// Calls f(offsets, n) for pieces of the innermost axis, n <= most, in parallel; offsets[i] is operand i's first
+// element.
+template <size_t N, class F>
+void parallel_pieces(const Nest<N> &nest, size_t bytes_per_element, F &&f, size_t most = 4096) {
     const size_t inner = nest.inner(), pieces = (inner + most - 1) / most;
     const size_t rows = nest.count / (inner ? inner : 1);
     const size_t length = inner < most ? inner : most;

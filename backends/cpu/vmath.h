@@ -1,5 +1,5 @@
-// exp, log, tanh, erf of vectors. f32: about 1–2 units in the last place, exact at infinities and NaN, subnormal results
-// included; polynomials are minimax fits of our own. f64: the C library, lane by lane.
+// exp, log, tanh, erf of vectors. f32: about 1–2 units in the last place, exact at infinities and NaN, subnormal
+// results included; polynomials are minimax fits of our own. f64: the C library, lane by lane.
 #pragma once
 
 #include <cmath>
@@ -52,8 +52,8 @@ inline vf log(vf x) {
     const vi exponent = (bits >> 23) - (tiny & 23);
     const vf m = bit_cast<vf>((bits & 0x7fffff) + 0x3f3504f3);
     const vf f = m - 1.0f, e = __builtin_convertvector(exponent, vf);
-    const vf tail = detail::polynomial(f, 0.33333313f, -0.2500001f, 0.20002119f, -0.16667996f, 0.14219552f, -0.12405589f,
-                                       0.11888162f, -0.1167565f, 0.06746641f);
+    const vf tail = detail::polynomial(f, 0.33333313f, -0.2500001f, 0.20002119f, -0.16667996f, 0.14219552f,
+                                       -0.12405589f, 0.11888162f, -0.1167565f, 0.06746641f);
     const vf square = f * f;
     vf y = e * ln2_high + (f + (e * ln2_low + (square * f * tail - 0.5f * square)));
     y = x == infinity ? infinity : y;
@@ -68,8 +68,8 @@ inline vf copy_sign(vf magnitude, vf sign) {
 
 inline vf tanh(vf x) {
     const vf a = abs(x), square = x * x;
-    const vf near = detail::polynomial(square, -0.3333333f, 0.13333206f, -0.053946763f, 0.021700704f, -0.0081773984f,
-                                       0.002142962f);
+    const vf near =
+        detail::polynomial(square, -0.3333333f, 0.13333206f, -0.053946763f, 0.021700704f, -0.0081773984f, 0.002142962f);
     const vf small = x * square * near + x;
     const vf large = 1.0f - 2.0f / (exp(a + a) + 1.0f);
     return a < 0.625f ? small : copy_sign(large, x);
@@ -87,10 +87,18 @@ inline vf erf(vf x) {
     return x != x ? x : y;
 }
 
-inline vd exp(vd x) { return detail::lanewise(x, [](double v) { return std::exp(v); }); }
-inline vd log(vd x) { return detail::lanewise(x, [](double v) { return std::log(v); }); }
-inline vd tanh(vd x) { return detail::lanewise(x, [](double v) { return std::tanh(v); }); }
-inline vd erf(vd x) { return detail::lanewise(x, [](double v) { return std::erf(v); }); }
+inline vd exp(vd x) {
+    return detail::lanewise(x, [](double v) { return std::exp(v); });
+}
+inline vd log(vd x) {
+    return detail::lanewise(x, [](double v) { return std::log(v); });
+}
+inline vd tanh(vd x) {
+    return detail::lanewise(x, [](double v) { return std::tanh(v); });
+}
+inline vd erf(vd x) {
+    return detail::lanewise(x, [](double v) { return std::erf(v); });
+}
 
 template <class V> V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
 

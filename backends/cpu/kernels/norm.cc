@@ -18,9 +18,8 @@ template <class F> Status visit_weights(infiniDtype_t dtype, infiniDtype_t weigh
     if (dtype == INFINI_DTYPE_F32) {
         return f(Type<float>{}, Type<float>{});
     }
-    return visit_float(weight, [&](auto w) {
-        return dtype == INFINI_DTYPE_F16 ? f(Type<f16>{}, w) : f(Type<bf16>{}, w);
-    });
+    return visit_float(weight,
+                       [&](auto w) { return dtype == INFINI_DTYPE_F16 ? f(Type<f16>{}, w) : f(Type<bf16>{}, w); });
 }
 
 // The leading axes of up to four [.. , d] tensors: one or two of them.
@@ -54,7 +53,8 @@ template <class C> C inverse_rms(double sum_of_squares, size_t d, double epsilon
 // y = x · w · scale
 template <class T, class W> void scale_row(T *y, const T *x, const W *w, size_t d, compute_t<T> scale) {
     const auto s = splat<vector_t<T>>(scale);
-    for_vectors<lanes<T>>(d, [&](size_t i, auto part) { store(y + i, load(x + i, part) * load(w + i, part) * s, part); });
+    for_vectors<lanes<T>>(d,
+                          [&](size_t i, auto part) { store(y + i, load(x + i, part) * load(w + i, part) * s, part); });
 }
 
 struct RmsNorm {

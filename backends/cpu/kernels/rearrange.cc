@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "strided.h"
 
 #include "infiniop/schema/rearrange.h"
@@ -11,11 +13,14 @@ struct Wide {
     uint64_t low, high;
 };
 
-constexpr size_t tile = 32; // elements of a transposed square on each side
+// Elements of a transposed square on each side, and how many squares lie side by side in src before dst moves on: both
+// keep the pages in use few.
+template <class X> constexpr size_t tile = sizeof(X) >= 8 ? 32 : 64;
+constexpr size_t squares_in_a_row = 4;
 
 struct State {
-    Nest<2> nest; // ordered by dst's strides
-    size_t size;  // of an element
+    Nest<2> nest;             // ordered by dst's strides
+    size_t size;              // of an element
     size_t across = SIZE_MAX; // for a transpose: the axis on which src is contiguous, and dst is not
 
     static Status create(const Call &call, State &state, size_t &) {
@@ -67,7 +72,7 @@ struct State {
     // Squares of the plane that the innermost axis and `across` span; the other axes are walked around it.
     template <class X> void transpose(X *dst, const X *src) const {
         Nest<2> plane = nest;
-        const size_t columns = nest.inner(), rows = nest.shape[across];
+        const size_t columns = nest.inner(), rows = nest.shape[across], side = tile<X>;
         const ptrdiff_t to = nest.strides[0][across], from = nest.inner_stride(1);
         plane.rank--; // the innermost axis
         for (size_t axis = across; axis + 1 < plane.rank; axis++) {
@@ -76,15 +81,19 @@ struct State {
             plane.strides[1][axis] = plane.strides[1][axis + 1];
         }
         plane.rank--;
-        const size_t across_tiles = (rows + tile - 1) / tile, down_tiles = (columns + tile - 1) / tile;
+        const size_t across_tiles = (rows + side - 1) / side, down_tiles = (columns + side - 1) / side;
         const size_t tiles = across_tiles * down_tiles;
-        parallel_for(nest.count / (rows * columns) * tiles, grain_for(tile * tile * sizeof(X)), [&](size_t begin, size_t end) {
+        const size_t planes = nest.count / (rows * columns);
+        parallel_for(planes * tiles, grain_for(side * side * sizeof(X)), [&](size_t begin, size_t end) {
             for (size_t i = begin; i < end; i++) {
                 const Odometer<2> corner(plane, plane.rank, i / tiles);
-                const size_t row = i % tiles / down_tiles * tile, column = i % down_tiles * tile;
+                const size_t group = i % tiles / (squares_in_a_row * down_tiles) * squares_in_a_row;
+                const size_t in_group = i % tiles - group * down_tiles;
+                const size_t width = std::min(squares_in_a_row, across_tiles - group);
+                const size_t row = (group + in_group % width) * side, column = in_group / width * side;
                 square(dst + corner.offset[0] + ptrdiff_t(row) * to + ptrdiff_t(column), to,
                        src + corner.offset[1] + ptrdiff_t(row) + ptrdiff_t(column) * from, from,
-                       rows - row < tile ? rows - row : tile, columns - column < tile ? columns - column : tile);
+                       std::min(rows - row, side), std::min(columns - column, side));
             }
         });
     }
@@ -92,7 +101,7 @@ struct State {
     // dst[r·to + c] = src[r + c·from], through a packed copy so that both sides are walked along their rows.
     template <class X>
     static void square(X *dst, ptrdiff_t to, const X *src, ptrdiff_t from, size_t rows, size_t columns) {
-        X packed[tile][tile];
+        X packed[tile<X>][tile<X>];
         for (size_t c = 0; c < columns; c++) {
             std::memcpy(packed[c], src + ptrdiff_t(c) * from, rows * sizeof(X));
         }

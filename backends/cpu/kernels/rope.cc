@@ -42,7 +42,8 @@ template <class V, class M = decltype(V{} < V{})> Pair<V> join_pairs(V even, V o
 // Pairs are (i, i + half).
 template <class X> void rotate_halves(X *y, const X *x, const X *sin, const X *cos, size_t half) {
     for_vectors<lanes<X>>(half, [&](size_t i, auto part) {
-        const auto turned = rotate(load(x + i, part), load(x + half + i, part), load(sin + i, part), load(cos + i, part));
+        const auto turned =
+            rotate(load(x + i, part), load(x + half + i, part), load(sin + i, part), load(cos + i, part));
         store(y + i, turned.first, part);
         store(y + half + i, turned.second, part);
     });
@@ -125,7 +126,8 @@ struct State {
         for (size_t i = 0; i < count; i++) {
             const I id = position(ids, i);
             if (id < 0 || uint64_t(id) >= positions) {
-                return fail(INFINI_STATUS_BAD_PARAM, schema::rope::op, "pos_ids", Text("positions below %zu", positions),
+                return fail(INFINI_STATUS_BAD_PARAM, schema::rope::op, "pos_ids",
+                            Text("positions below %zu", positions),
                             id < 0 ? Text("%lld at [%zu]", (long long)id, i)
                                    : Text("%llu at [%zu]", (unsigned long long)id, i));
             }
@@ -140,7 +142,8 @@ struct State {
             for (size_t i = begin; i < end; i++) {
                 const ptrdiff_t b = ptrdiff_t(i / tokens), t = ptrdiff_t(i % tokens);
                 const size_t row = size_t(position(ids, i)) * half;
-                token(y + b * y_strides[0] + t * y_strides[1], x + b * x_strides[0] + t * x_strides[1], sin + row, cos + row);
+                token(y + b * y_strides[0] + t * y_strides[1], x + b * x_strides[0] + t * x_strides[1], sin + row,
+                      cos + row);
             }
         });
     }

@@ -15,18 +15,27 @@ struct Parameters {
     uint64_t seed, position;
 };
 
-// Which tokens the filters keep: those above a key, the first few of that key, and of these the likely enough ones.
+// Which tokens the filters keep: those above a bound, the first few equal to it, and of these the likely enough ones.
 template <class C> struct Kept {
-    key_t<C> key = 0;
-    size_t of_key = SIZE_MAX;
+    C bound = -std::numeric_limits<C>::infinity();
+    size_t of_bound = SIZE_MAX;
     C least_weight = 0;
 
-    // Sets the weights of the others to 0; `seen` counts the tokens with that key so far.
+    bool all() const { return bound == -std::numeric_limits<C>::infinity() && least_weight == 0; }
+
+    // Sets the weights of the others to 0; `seen` counts the values equal to the bound so far.
     void mask(const C *values, C *weights, size_t n, size_t &seen) const {
-        for (size_t i = 0; i < n; i++) {
-            const key_t<C> k = order_key(values[i]);
-            const bool in = k > key || (k == key && seen++ < of_key);
-            weights[i] = in && weights[i] >= least_weight ? weights[i] : C(0);
+        using V = vector_t<C>;
+        decltype(V{} < V{}) equal = {};
+        for_vectors<lanes<C>>(n, [&](size_t i, auto part) {
+            const V v = load(values + i, part), w = load(weights + i, part);
+            store(weights + i, (v >= bound) & (w >= least_weight) ? w : V{}, part);
+            equal |= keep(v == bound, part, decltype(equal){});
+        });
+        for (size_t i = 0; any(equal) && i < n; i++) {
+            if (values[i] == bound && seen++ >= of_bound) {
+                weights[i] = 0;
+            }
         }
     }
 };
@@ -40,10 +49,9 @@ template <class C> double block_sum(const C *weights, size_t n) {
 template <class X, class C, class F> void kept_blocks(const LogitRow<X> &row, const Kept<C> &kept, F &&f) {
     size_t seen = 0;
     bool more = true;
-    const bool all = kept.key == 0 && kept.of_key == SIZE_MAX && kept.least_weight == 0;
     row.weights([&](size_t first, const C *values, C *weights, size_t n) {
         if (more) {
-            if (!all) {
+            if (!kept.all()) {
                 kept.mask(values, weights, n, seen);
             }
             more = f(first, static_cast<const C *>(weights), n, block_sum(weights, n));
@@ -73,16 +81,14 @@ template <class X> Kept<compute_t<X>> filter(const LogitRow<X> &row, const Param
     double mass_left = ranking.total();
     if (top_k) {
         const Cut<C> cut = ranking.cut([&](size_t count, double) { return count >= size_t(p.top_k); });
-        kept.key = cut.key;
+        kept.bound = value_of_key<C>(cut.key);
         mass_left = cut.mass_above + double(cut.count) * cut.weight;
     }
     if (top_p) {
         const double wanted = double(p.top_p) * mass_left;
         const Cut<C> cut = ranking.cut([&](size_t, double mass) { return mass >= wanted; });
-        if (cut.key >= kept.key) {
-            kept.key = cut.key;
-            kept.of_key = cut.needed(wanted);
-        }
+        kept.bound = value_of_key<C>(cut.key);
+        kept.of_bound = cut.needed(wanted);
     }
     return kept;
 }
@@ -146,11 +152,13 @@ struct State {
     }
 
     // Every row of one parameter.
-    template <class Legal> Status check(const Run &run, size_t tensor, const char *name, const char *expected, Legal &&legal) const {
+    template <class Legal>
+    Status check(const Run &run, size_t tensor, const char *name, const char *expected, Legal &&legal) const {
         for (size_t i = 0; i < rows; i++) {
             const float v = value<float>(run, tensor, i);
             if (!legal(v)) {
-                return fail(INFINI_STATUS_BAD_PARAM, schema::sample::op, name, expected, Text("%g at [%zu]", double(v), i));
+                return fail(INFINI_STATUS_BAD_PARAM, schema::sample::op, name, expected,
+                            Text("%g at [%zu]", double(v), i));
             }
         }
         return INFINI_STATUS_SUCCESS;

@@ -1,4 +1,6 @@
 // softmax, log_softmax and causal_softmax.
+#include <algorithm>
+
 #include "reduce.h"
 #include "strided.h"
 #include "vmath.h"
@@ -10,24 +12,42 @@
 namespace infiniop::cpu {
 namespace {
 
-// exp(x - max) / sum. Terms with subscript i sit at i·stride.
+// What an element becomes, of x - max, exp(x - max) and of the row's 1 / sum and log(sum).
 struct Softmax {
-    template <class V> static V of(V x, V max, V inverse_sum, V) { return exp(x - max) * inverse_sum; }
+    static constexpr bool of_exponentials = true;
+    template <class V> static V of(V exponential, V inverse_sum, V) { return exponential * inverse_sum; }
 };
-// x - max - log(sum)
 struct LogSoftmax {
-    template <class V> static V of(V x, V max, V, V log_sum) { return (x - max) - log_sum; }
+    static constexpr bool of_exponentials = false;
+    template <class V> static V of(V difference, V, V log_sum) { return difference - log_sum; }
 };
 
-// One row of n elements; strides are Unit or ptrdiff_t.
+// One row of n elements; strides are Unit or ptrdiff_t. Short rows keep what pass two computes, long ones compute it
+// twice.
 template <class F, class T, class SY, class SX> void softmax_row(T *y, const T *x, size_t n, SY sy, SX sx) {
     using V = vector_t<T>;
+    constexpr size_t short_row = 4096;
+    alignas(64) compute_t<T> scratch[short_row];
+    const bool keeps = n <= short_row;
     const auto at = [&](size_t i, auto part) { return load_strided(x + ptrdiff_t(i) * ptrdiff_t(sx), sx, part); };
     const V largest = splat<V>(max_over<T>(n, at));
-    const double total = sum_over<T>(n, [&](size_t i, auto part) { return keep(V(exp(at(i, part) - largest)), part, V{}); });
+    const double total = sum_over<T>(n, [&](size_t i, auto part) {
+        const V difference = at(i, part) - largest, exponential = exp(difference);
+        if (keeps) {
+            store(scratch + i, F::of_exponentials ? exponential : difference, part);
+        }
+        return keep(exponential, part, V{});
+    });
     const V inverse = splat<V>(compute_t<T>(1.0 / total)), log_sum = splat<V>(compute_t<T>(std::log(total)));
     for_vectors<lanes<T>>(n, [&](size_t i, auto part) {
-        store_strided(y + ptrdiff_t(i) * ptrdiff_t(sy), sy, F::of(at(i, part), largest, inverse, log_sum), part);
+        V v;
+        if (keeps) {
+            v = load(scratch + i, part);
+        } else {
+            v = at(i, part) - largest;
+            v = F::of_exponentials ? exp(v) : v;
+        }
+        store_strided(y + ptrdiff_t(i) * ptrdiff_t(sy), sy, F::of(v, inverse, log_sum), part);
     });
 }
 
@@ -39,26 +59,40 @@ template <class F, class T> void softmax_row(T *y, const T *x, size_t n, ptrdiff
     }
 }
 
-// One vector of neighbouring rows of n elements each, when the lanes lie across the axis.
-template <class F, class T, class Part>
-void softmax_lanes(T *y, const T *x, size_t n, ptrdiff_t sy, ptrdiff_t sx, Part part) {
+// Columns whose rows are normalised side by side, when the lanes lie across the axis: rows are walked as they lie in
+// memory.
+constexpr size_t strip = 256;
+
+template <class F, class T> void softmax_strip(T *y, const T *x, size_t n, ptrdiff_t sy, ptrdiff_t sx, size_t columns) {
+    using C = compute_t<T>;
     using V = vector_t<T>;
-    const auto at = [&](size_t i) { return load(x + ptrdiff_t(i) * sx, part); };
-    V largest = at(0);
-    for (size_t i = 1; i < n; i++) {
-        largest = max(largest, at(i));
-    }
-    V total = {};
-    for (size_t block = 0; block < n; block += 256) {
-        V s = {};
-        for (size_t i = block; i < n && i < block + 256; i++) {
-            s += exp(at(i) - largest);
-        }
-        total += s;
-    }
-    const V inverse = 1.0f / total, log_sum = log(total);
+    constexpr size_t L = lanes<T>, block = 256; // rows that one partial sum takes
+    alignas(64) C largest[strip], total[strip] = {}, partial[strip];
+    std::fill(largest, largest + strip, -std::numeric_limits<C>::infinity());
     for (size_t i = 0; i < n; i++) {
-        store(y + ptrdiff_t(i) * sy, F::of(at(i), largest, inverse, log_sum), part);
+        for_vectors<L>(columns, [&](size_t j, auto part) {
+            store(largest + j, max(load(largest + j), load(x + ptrdiff_t(i) * sx + j, part)));
+        });
+    }
+    for (size_t first = 0; first < n; first += block) {
+        std::fill(partial, partial + strip, C(0));
+        for (size_t i = first; i < n && i < first + block; i++) {
+            for_vectors<L>(columns, [&](size_t j, auto part) {
+                const V difference = load(x + ptrdiff_t(i) * sx + j, part) - load(largest + j);
+                store(partial + j, load(partial + j) + exp(difference));
+            });
+        }
+        for (size_t j = 0; j < strip; j++) {
+            total[j] += partial[j];
+        }
+    }
+    for (size_t i = 0; i < n; i++) {
+        for_vectors<L>(columns, [&](size_t j, auto part) {
+            const V difference = load(x + ptrdiff_t(i) * sx + j, part) - load(largest + j), sum = load(total + j);
+            const V value = F::of_exponentials ? F::of(V(exp(difference)), V(1.0f / sum), V{})
+                                               : F::of(difference, V{}, V(log(sum)));
+            store(y + ptrdiff_t(i) * sy + j, value, part);
+        });
     }
 }
 
@@ -97,11 +131,10 @@ template <class F> struct AxisState {
             });
             return;
         }
-        parallel_pieces(nest, 8 * n * sizeof(T), [&](const ptrdiff_t *offset, size_t columns) {
-            for_vectors<lanes<T>>(columns, [&](size_t i, auto part) {
-                softmax_lanes<F>(y + offset[0] + i, x + offset[1] + i, n, stride_y, stride_x, part);
-            });
-        });
+        const auto columns = [&](const ptrdiff_t *offset, size_t count) {
+            softmax_strip<F>(y + offset[0], x + offset[1], n, stride_y, stride_x, count);
+        };
+        parallel_pieces(nest, 8 * n * sizeof(T), columns, strip);
     }
 };
 
@@ -155,7 +188,9 @@ constexpr infiniopKernel kernels[] = {
     make_kernel<CausalState>(schema::causal_softmax::op, schema::causal_softmax::version),
 };
 [[gnu::section("infiniop_kernels"), gnu::used]] const infiniopKernel *const registered[] = {
-    &kernels[0], &kernels[1], &kernels[2],
+    &kernels[0],
+    &kernels[1],
+    &kernels[2],
 };
 
 } // namespace

@@ -21,7 +21,7 @@ uint32_t index_of(uint64_t rank) { return ~uint32_t(rank); }
 
 // The best k of what was offered, in a buffer with room for more than k: thinned out whenever it is full.
 class Best {
-  public:
+public:
     Best(uint64_t *buffer, size_t room, size_t k) : buffer_(buffer), room_(room), k_(k) {}
 
     uint64_t least() const { return least_; } // what is not above cannot be among the best
@@ -43,7 +43,7 @@ class Best {
         return buffer_;
     }
 
-  private:
+private:
     void thin() {
         if (size_ > k_) {
             std::nth_element(buffer_, buffer_ + (k_ - 1), buffer_ + size_, std::greater<>());
@@ -77,7 +77,8 @@ struct State {
         state.dtype = call.dtype(T::input);
         state.index_dtype = call.dtype(T::indices_output);
         if (state.n > UINT32_MAX) {
-            return fail(INFINI_STATUS_NOT_IMPLEMENTED, call.op(), "input", "at most 2^32 - 1 elements along dim", "more");
+            return fail(INFINI_STATUS_NOT_IMPLEMENTED, call.op(), "input", "at most 2^32 - 1 elements along dim",
+                        "more");
         }
         const Status status = Nest<3>::of(call, {T::values_output, T::indices_output, T::input}, state.nest, axis);
         state.slots = std::min(state.nest.count, thread_count());
@@ -161,15 +162,6 @@ struct State {
         for (; i < n; i++) {
             best.offer(rank_of(get(input[ptrdiff_t(i) * ptrdiff_t(stride)]), i, largest));
         }
-    }
-
-    static bool any(vi mask) {
-        uint64_t words[sizeof(mask) / 8], all = 0;
-        std::memcpy(words, &mask, sizeof(mask));
-        for (uint64_t word : words) {
-            all |= word;
-        }
-        return all != 0;
     }
 };
 
