@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from toolchain import HERE, SOURCES, Toolchain, run
+from toolchain import HERE, SOURCES, Toolchain, execute, run
 
 ABI = json.loads((SOURCES / "operators" / "infinicore_abi.json").read_text())
 
@@ -78,12 +78,12 @@ def test_what_is_new_is_exported(toolchain: Toolchain):
     "name", ["paged_caching.c", "paged_caching.cpp", "runtime.c", "graph.c", "native_graph.cpp", "threads.cpp"]
 )
 def test_program(toolchain: Toolchain, name: str):
-    done = run([toolchain.program(name)])
+    done = execute(toolchain.program(name))
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
 
 
 def test_plugins_good_and_ill(toolchain: Toolchain, plugins: Path):
-    done = run([toolchain.program("registry.c"), plugins])
+    done = execute(toolchain.program("registry.c"), plugins)
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr
 
 
@@ -98,5 +98,5 @@ def test_schema_interpreter(toolchain: Toolchain):
         f"-Wl,-rpath,{toolchain.lib}",
         "-linfinirt",
     ]
-    done = run([toolchain.compile(toolchain.folder / "schema", sources, flags)])
+    done = execute(toolchain.compile(toolchain.folder / "schema", sources, flags))
     assert done.returncode == 0 and done.stdout == "ok\n", done.stderr

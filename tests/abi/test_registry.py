@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from toolchain import Toolchain, run
+from toolchain import Toolchain, execute, run
 
 F16, F32, I32 = 12, 13, 5
 
@@ -20,7 +20,7 @@ def choice(toolchain: Toolchain):
     program = toolchain.program("choice.c")
 
     def call(*arguments: object, **env: str) -> list[str]:
-        done = run([program, *arguments], {"INFINIOP_LOG_LEVEL": "error"} | env)
+        done = execute(program, *arguments, env={"INFINIOP_LOG_LEVEL": "error"} | env)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -102,7 +102,7 @@ def discovered(toolchain: Toolchain, plugins: Path, tmp_path: Path):
     def call(texts: dict[str, str], **env: str) -> dict[str, tuple[str, int, str]]:
         for name, text in texts.items():
             (manifests / name).write_text(text)
-        done = run([program], {"LD_LIBRARY_PATH": str(lib)} | env)
+        done = execute(program, env={"LD_LIBRARY_PATH": str(lib)} | env)
         assert done.returncode == 0, done.stderr
         rows = [line.split("\t") for line in done.stdout.splitlines()]
         return {row[0]: (row[1], int(row[2]), row[3]) for row in rows}

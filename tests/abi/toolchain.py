@@ -1,7 +1,7 @@
 """Compiling and running C and C++ programs against an installed prefix.
 
-`INFINI_ROOT` names another prefix than `infiniop root`, `INFINIOP_TEST_FLAGS` adds compiler flags: `sanitizers.sh` uses
-both to run the same tests on an instrumented build.
+`INFINI_ROOT` names another prefix than `infiniop root`, `INFINIOP_TEST_FLAGS` adds compiler flags (`sanitizers.sh` runs
+the same tests on an instrumented build), `INFINIOP_TEST_RUNNER` is a command to run programs with (`baseline.sh`).
 """
 
 from __future__ import annotations
@@ -28,6 +28,13 @@ def run(command: Sequence[object], env: Mapping[str, str] | None = None) -> subp
     """Run in an environment without the variables that change what the registry does."""
     clean = {k: v for k, v in os.environ.items() if k not in _OWN_VARIABLES}
     return subprocess.run([str(c) for c in command], env=clean | dict(env or {}), capture_output=True, text=True)
+
+
+def execute(
+    program: Path, *arguments: object, env: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a compiled program, under the emulator that `INFINIOP_TEST_RUNNER` names if any."""
+    return run([*shlex.split(os.environ.get("INFINIOP_TEST_RUNNER", "")), program, *arguments], env)
 
 
 @dataclass(frozen=True)

@@ -104,8 +104,15 @@ infiniStatus_t copy_attrs(InfiniopDescriptor &desc, const infiniopValue *attrs) 
 }
 
 bool same_layout(const infiniopTensorView &a, const infiniopTensorView &b) {
-    return a.ndim == b.ndim && element_size(a.dtype) == element_size(b.dtype) &&
-           std::equal(a.shape, a.shape + a.ndim, b.shape) && std::equal(a.strides, a.strides + a.ndim, b.strides);
+    if (a.ndim != b.ndim || element_size(a.dtype) != element_size(b.dtype)) {
+        return false;
+    }
+    for (size_t i = 0; i < a.ndim; ++i) {
+        if (a.shape[i] != b.shape[i] || (a.shape[i] != 1 && a.strides[i] != b.strides[i])) {
+            return false;
+        }
+    }
+    return true;
 }
 
 bool may_alias(const InfiniopDescriptor &desc, size_t output, size_t other) {

@@ -336,7 +336,13 @@ void run() {
         a.t[Y] = absent;
     }));
     OK(calculate_unit(same.get(), d, d.x, d.x, d.y, 2, 1, d.rate));
-    CHECK(seen.data[Y] == nullptr);                     // left out at create
+    CHECK(seen.data[Y] == nullptr);                   // left out at create
+    const Operator row = good(with([](Arguments &a) { // of the strides, only those of longer axes count
+        a.t[OUT] = {{1, 4}, {7, 3}};
+        a.t[X] = {{1, 4}, {9, 3}};
+        a.t[Y] = absent;
+    }));
+    OK(calculate_unit(row.get(), d, d.x, d.x, nullptr, 2, 1, d.rate));
     const Operator other = good(with([](Arguments &a) { // the same shape in other strides
         a.t[OUT] = {{3, 4}, {4, 1}};
         a.t[X] = {{3, 4}, {1, 3}};
