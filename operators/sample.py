@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -34,21 +34,23 @@ from ._samples import Errors
 # What f32 weights and their sums may shift a boundary by, as a share of the whole mass.
 SLACK = 1e-6
 
+_WORD = 0xFFFFFFFF
 
-def philox(key: int, counter: int) -> tuple[int, int, int, int]:
-    """Philox4x32-10 with the key (low, high) and the counter (low, high, 0, 0)."""
-    k0, k1 = key & 0xFFFFFFFF, key >> 32 & 0xFFFFFFFF
-    c0, c1, c2, c3 = counter & 0xFFFFFFFF, counter >> 32 & 0xFFFFFFFF, 0, 0
+
+def philox(counter: Sequence[int], key: Sequence[int]) -> tuple[int, int, int, int]:
+    """Philox4x32-10: four words from a counter of four and a key of two."""
+    (c0, c1, c2, c3), (k0, k1) = counter, key
     for _ in range(10):
         left, right = 0xD2511F53 * c0, 0xCD9E8D57 * c2
-        c0, c1, c2, c3 = right >> 32 ^ c1 ^ k0, right & 0xFFFFFFFF, left >> 32 ^ c3 ^ k1, left & 0xFFFFFFFF
-        k0, k1 = k0 + 0x9E3779B9 & 0xFFFFFFFF, k1 + 0xBB67AE85 & 0xFFFFFFFF
+        c0, c1, c2, c3 = right >> 32 ^ c1 ^ k0, right & _WORD, left >> 32 ^ c3 ^ k1, left & _WORD
+        k0, k1 = k0 + 0x9E3779B9 & _WORD, k1 + 0xBB67AE85 & _WORD
     return c0, c1, c2, c3
 
 
 def uniform_number(seed: int, position: int) -> float:
     """In [0, 1), 24 bits."""
-    return (philox(seed, position)[0] >> 8) * 2.0**-24
+    counter = (position & _WORD, position >> 32 & _WORD, 0, 0)
+    return (philox(counter, (seed & _WORD, seed >> 32 & _WORD))[0] >> 8) * 2.0**-24
 
 
 def weights(logits: np.ndarray, temperature: float, top_k: int, top_p: float, min_p: float) -> np.ndarray:
