@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from infiniop._library import ffi, lib
 from infiniop.device import Device
 from infiniop.inference import Binding
 from infiniop.memory import NULL, current, pointer_to
+from infiniop.operators import all_operators
 from infiniop.schema import REQUIRED, BadValue, ErrorSample, Operator, Role, Sample, Status, dtype
 from infiniop.tensor import Signature
 
@@ -81,7 +82,7 @@ class Call:
         with current(self.device):
             status = self.operation.function(descriptor, *scratch, *pointers, *self.operation.run_values(values), NULL)
         self._check(status, "run")
-        if guard is not None and (guard[: _GUARD] != 1).any() | (guard[-_GUARD:] != 1).any():
+        if guard is not None and (guard[:_GUARD] != 1).any() | (guard[-_GUARD:] != 1).any():
             raise AssertionError(f"{self.operator.name} wrote outside its workspace of {len(guard) - 2 * _GUARD} bytes")
 
     def _workspace(self, descriptor: Any) -> tuple[tuple[Any, ...], np.ndarray | None]:
@@ -110,7 +111,11 @@ def signature(array: np.ndarray) -> Signature:
 
 def run_sample(operator: Operator, sample: Sample, backend: str | None = None) -> list[str]:
     """What is wrong with the backend's answer; [] when nothing is."""
-    actual, expected = Arguments(operator, sample.tensors), Arguments(operator, sample.tensors)
+    try:
+        made = sample.prepare(_caller(backend)) if sample.prepare is not None else {}
+    except (Failed, AssertionError) as error:
+        return [f"preparation: {error}"]
+    actual, expected = Arguments(operator, {**sample.tensors, **made}), Arguments(operator, sample.tensors)
     read = _read_outputs(operator, sample)
     actual.poison_outputs(read)
     expected.poison_outputs(read)
@@ -131,6 +136,21 @@ def run_sample(operator: Operator, sample: Sample, backend: str | None = None) -
             difference = compare(expected.blocks[tensor.name].array, actual.blocks[tensor.name].array, tolerance)
             failures += [f"{tensor.name}: {difference}"] if difference else []
     return failures
+
+
+def _caller(backend: str | None) -> Callable[[str, Arrays, Mapping[str, object]], None]:
+    """What `Sample.prepare` calls operators of the backend with."""
+
+    def call(name: str, tensors: Arrays, attrs: Mapping[str, object]) -> None:
+        operator = all_operators()[name]
+        arguments = Arguments(operator, tensors)
+        Call(operator, backend).run(arguments, attrs, {})
+        for tensor in operator.outputs:
+            target = tensors[tensor.name]
+            if target is not None:
+                target[...] = arguments.blocks[tensor.name].array
+
+    return call
 
 
 def run_error_sample(operator: Operator, sample: ErrorSample, backend: str | None = None) -> list[str]:
@@ -227,6 +247,6 @@ def elements(sample: Sample | ErrorSample) -> int:
 
 
 __all__ = [
-    "Call", "Failed", "Role", "compare", "elements", "has_kernel", "python_attrs", "reference_raises", "run_error_sample",
-    "run_sample", "signature",
+    "Call", "Failed", "Role", "compare", "elements", "has_kernel", "python_attrs", "reference_raises",
+    "run_error_sample", "run_sample", "signature",
 ]  # fmt: skip

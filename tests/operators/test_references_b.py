@@ -439,13 +439,13 @@ def test_references_refuse_bad_values_before_they_write(name: str) -> None:
     assert refused
 
 
-MINE: tuple[str, ...] = (
-    "attention", "flash_attention", "gemm", "kv_caching", "linear", "linear_pack", "linear_packed_size", "paged_attention",
-    "paged_attention_prefill", "random_sample", "random_sample_batch", "sample", "topk",
+COMPARED: tuple[str, ...] = (
+    "attention", "flash_attention", "gemm", "kv_caching", "linear", "linear_pack", "linear_packed_size",
+    "paged_attention", "paged_attention_prefill", "random_sample", "random_sample_batch", "sample", "topk",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MINE)
+@pytest.mark.parametrize("name", COMPARED)
 def test_samples_have_names_of_their_own_and_every_argument(name: str) -> None:
     operator = all_operators()[name]
     tensors, attrs = {t.name for t in operator.tensors}, {a.name for a in operator.attrs}
