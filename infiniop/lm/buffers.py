@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _MOST_VIEWS = 1024  # views are small; a server that sees every length once must not collect them for ever
 
+_Key = tuple[str, tuple[int, ...]]
+
 
 class Buffers:
     """Named scratch tensors: one allocation per name, as large as the largest request so far.
@@ -25,7 +27,8 @@ class Buffers:
     def __init__(self, device: Any):
         self.device = device
         self._memory: dict[str, Tensor] = {}
-        self._views: dict[tuple[str, tuple[int, ...]], Tensor] = {}
+        self._views: dict[_Key, Tensor] = {}
+        self._aliases: dict[_Key, np.ndarray] = {}  # the same memory for NumPy, where it is the host's
 
     def get(self, name: str, shape: tuple[int, ...], dtype: Any) -> Tensor:
         """Uninitialised memory of this shape. One name has one dtype."""
@@ -34,16 +37,27 @@ class Buffers:
 
     def put(self, name: str, array: np.ndarray) -> Tensor:
         """A host array, copied into the buffer of this name."""
+        key = name, array.shape
+        alias = self._aliases.get(key)
+        if alias is not None:
+            alias[...] = array
+            return self._views[key]
         source = infiniop.from_numpy(array)
-        return self.get(name, array.shape, source.dtype).copy_(source)
+        target = self.get(name, array.shape, source.dtype)
+        if target.device.is_cpu:
+            self._aliases[key] = target.numpy()
+        return target.copy_(source)
 
     def _view(self, name: str, shape: tuple[int, ...], dtype: Any) -> Tensor:
         count = math.prod(shape)
         memory = self._memory.get(name)
         if memory is None or memory.numel() < count:
             memory = self._memory[name] = infiniop.empty((max(count, 1),), dtype=dtype, device=self.device)
-            self._views = {key: view for key, view in self._views.items() if key[0] != name}
+            for known in (self._views, self._aliases):
+                for key in [key for key in known if key[0] == name]:
+                    del known[key]
         if len(self._views) >= _MOST_VIEWS:
             self._views.clear()
+            self._aliases.clear()
         view = self._views[name, shape] = memory[:count].reshape(shape)
         return view
