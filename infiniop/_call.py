@@ -39,6 +39,7 @@ class _Here(threading.local):
 here = _Here()
 cast, from_buffer = ffi.cast, ffi.from_buffer
 CHAR_POINTER = ffi.typeof("char *")
+NO_LENGTHS: Mapping[int, int] = {}
 
 
 def failed(name: str, status: int) -> errors.InfiniopError:
@@ -49,11 +50,15 @@ def failed(name: str, status: int) -> errors.InfiniopError:
 class Plan:
     """A descriptor, and what calling it takes."""
 
-    __slots__ = ("descriptor", "function", "lane", "made", "size")
+    __slots__ = ("descriptor", "function", "lane", "lengths", "made", "size")
 
-    def __init__(self, function: Any, descriptor: Any, size: int, lane: Lane, made: tuple[tuple[int, Signature], ...]):
+    def __init__(
+        self, function: Any, descriptor: Any, size: int, lane: Lane, made: tuple[tuple[int, Signature], ...],
+        lengths: Mapping[int, int],
+    ):  # fmt: skip
         self.function, self.descriptor, self.size, self.lane = function, descriptor, size, lane
         self.made = made  # outputs to allocate: (index, signature)
+        self.lengths = lengths  # of host arrays: elements, by attribute
 
 
 # ---- handles ------------------------------------------------------------------------------------------------
@@ -124,10 +129,27 @@ class Operation:
             return bytes([number & 0xFF])
         return number if attr.ctype in _RANGES else number & 0xFFFFFFFF  # an enum: C sees the same bits
 
-    def run_values(self, attrs: Sequence[Any]) -> tuple[Any, ...]:
+    def run_values(self, attrs: Sequence[Any], lengths: Mapping[int, int] = NO_LENGTHS) -> tuple[Any, ...]:
+        """The attributes of a call in C; host arrays must be as long as `lengths` says, for C cannot see it."""
         if self.run_is_plain:
             return tuple(attrs[i] for i in self.at_run)
-        return tuple(self.convert(i, attrs[i]) for i in self.at_run)
+        values = {i: self.convert(i, attrs[i]) for i in self.at_run}
+        for index, length in lengths.items():
+            if len(values[index]) != length:
+                argument, got = self.schema.attrs[index].name, f"{len(values[index])}"
+                raise BadParamError(op=self.name, argument=argument, expected=f"{length} values", got=got)
+        return tuple(values.values())
+
+    def lengths(self, sigs: Sequence[Signature | None], attrs: Sequence[Any]) -> Mapping[int, int]:
+        """Elements of each host array that a call takes, by attribute."""
+        wanted = {i: a.length for i, a in enumerate(self.schema.attrs) if a.length is not None and i in self.at_run}
+        if not wanted:
+            return NO_LENGTHS
+        from .inference import Binding
+
+        scalars = {a.name: attrs[i] for i, a in enumerate(self.schema.attrs) if a.length is None}
+        binding = Binding(self.schema, dict(zip(self.tensor_names, sigs, strict=True)), scalars)
+        return {index: int(binding.value(text)) for index, text in wanted.items()}
 
     def check_arguments(self, sigs: Sequence[Signature | None]) -> Device:
         """All tensors on one device, outputs writable, nothing required missing; returns the device."""
@@ -184,7 +206,7 @@ class Operation:
         lane = lane_of(device)
         if size and lane.plain:
             lane.workspace(lane.handle, size)
-        return Plan(self.function, descriptor, size, lane, tuple(made))
+        return Plan(self.function, descriptor, size, lane, tuple(made), self.lengths(sigs, attrs))
 
 
 _RANGES = {
@@ -322,7 +344,7 @@ def _run(
     operation: Operation, plan: Plan, pointers: Sequence[Any], attrs: tuple, stream: StreamLike, arrays: Sequence[Any]
 ) -> None:
     lane = plan.lane
-    values = operation.run_values(attrs) if operation.at_run else ()
+    values = operation.run_values(attrs, plan.lengths) if operation.at_run else ()
     if lane.plain and stream is None:
         scratch = (lane.scratch, plan.size) if operation.schema.workspace else ()
         status = plan.function(plan.descriptor, *scratch, *pointers, *values, lane.handle)

@@ -32,6 +32,7 @@ class Descriptor:
         self._require_outputs()
         self.device = self._operation.check_arguments(sigs)
         self._descriptor = self._operation.describe(self.device, sigs, self._attrs, backend)
+        self._lengths = self._operation.lengths(sigs, self._attrs)
         self.workspace_size: int = self._operation.size_of(self._descriptor)
 
     @staticmethod
@@ -73,8 +74,9 @@ class Descriptor:
         handle = handle_of(stream, self.device)
         scratch = self._scratch(workspace, handle) if operation.schema.workspace else ()
         pointers = [NULL if t is None else t._ptr for t in tensors.values()]
+        values = operation.run_values(attrs, self._lengths)
         with current(self.device):
-            status = operation.function(descriptor, *scratch, *pointers, *operation.run_values(attrs), handle)
+            status = operation.function(descriptor, *scratch, *pointers, *values, handle)
         if status:
             raise failed(self.name, status)
         graph = lane_of(self.device).graph

@@ -83,6 +83,9 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
     broadcast = _arguments(rng, F32, 3, 4, 31, 16, 6)
     broadcast["k"] = uniform(rng, (3, 4, 6, 16), F32, strides=(0, 96, 16, 1))
     yield Sample("one-k-for-the-batch", broadcast)
+    far = _arguments(rng, F16, 2, 1, 3, 5, 2)
+    far["k_cache"] = uniform(rng, (2, 1, 3, 5), F16, strides=(2**30 + 3, 15, 5, 1))
+    yield Sample("2-GiB-away", far, tags=frozenset({"large"}))
     yield Sample("long", _arguments(rng, F16, 1, 2, 2304, 128, 300), tags=frozenset({"large"}))
 
 

@@ -291,7 +291,7 @@ def pack_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     yield error("packed-i8", Status.BAD_TENSOR_DTYPE, "packed", packed=empty((4096,), I8))
     yield error("packed-rank", Status.BAD_TENSOR_SHAPE, "packed", packed=empty((64, 64), U8))
     yield error("packed-stride", Status.BAD_TENSOR_STRIDES, "packed", packed=empty((4096,), U8, (2,)))
-    for bytes_ in (0, 63, 64, 100):
+    for bytes_ in (1, 63, 64, 100):
         yield error(f"packed-{bytes_}-bytes", Status.BAD_PARAM, "packed", at="run", packed=empty((bytes_,), U8))
     yield error("weight-i32", Status.BAD_TENSOR_DTYPE, "weight", weight=empty((5, 8), I32))
     yield error("weight-rank", Status.BAD_TENSOR_SHAPE, "weight", weight=empty((40,), F32))

@@ -113,6 +113,9 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
     shared = _arguments(rng, F32, [40, 40], 4, 2, 32, 16)
     shared["block_tables"][1] = shared["block_tables"][0]
     yield Sample("shared-blocks", shared, {"scale": 0.2})
+    far = _arguments(rng, F16, [9], 2, 1, 8, 16, spare=1)
+    far["v_cache"] = uniform(rng, (2, 1, 16, 8), F16, strides=(2**30 + 5, 128, 8, 1))
+    yield Sample("2-GiB-away", far, {"scale": 0.4}, frozenset({"large"}))
     for dtype in FLOATS:
         long = sample("long", dtype, [1500, 2048, 1, 700], 8, 2, 128, 16)
         yield Sample(long.name, long.tensors, long.attrs, frozenset({"large"}))

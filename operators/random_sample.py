@@ -14,6 +14,7 @@ from infiniop.schema import (
     I32,
     I64,
     INTEGERS,
+    REQUIRED,
     U8,
     Attr,
     BadValue,
@@ -242,8 +243,13 @@ _RULES = (
 
 
 def _attrs(length: str | None, *docs: str) -> tuple[Attr, ...]:
-    names = (("random_val", "float"), ("topp", "float"), ("topk", "int"), ("temperature", "float"))
-    return tuple(Attr(n, t, "run", doc=d, length=length) for (n, t), d in zip(names, docs, strict=True))
+    names = (
+        ("random_val", "float", REQUIRED), ("topp", "float", 1.0), ("topk", "int", -1), ("temperature", "float", 1.0),
+    )  # fmt: skip
+    return tuple(
+        Attr(name, ctype, "run", REQUIRED if length else default, doc, length)
+        for (name, ctype, default), doc in zip(names, docs, strict=True)
+    )
 
 
 _DOCS = ("uniform random number in [0, 1]", "share of the mass to keep", "entries to keep", "divides the logits")
