@@ -61,6 +61,9 @@ def available_operators(device: Any, names: Iterable[str]) -> frozenset[str]:
     return frozenset(name for name in names if any(b.has(name) for b in usable))
 
 
-def free_bytes(device: Any) -> int:
-    """Free memory of a device."""
-    return infiniop.runtime.memory_info(device)[0]
+def free_bytes(device: Any) -> int | None:
+    """Free memory of a device; None where it does not tell."""
+    try:
+        return infiniop.runtime.memory_info(device)[0]
+    except infiniop.InfiniopError:
+        return None

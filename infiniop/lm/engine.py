@@ -108,8 +108,12 @@ class InferEngine(GenerationMixin):
                 "one rank is supported: DistConfig(tp_size=1) or DistConfig(tp_device_ids=[n])"
             )
         self.config = config
-        self.model = model_class(config.model_type)(config, device_type, dtype)
-        self.device = device_type
+        device = infiniop.Device(device_type)
+        # On the CPU ranks share the one device; elsewhere the rank's id says which.
+        self.device = (
+            device if device.is_cpu else infiniop.Device(device.name, self.distributed_config.tp_device_ids[0])
+        )
+        self.model = model_class(config.model_type)(config, self.device, dtype)
         self._cache: BlockCache | None = None
         self._cache_config = (cache_config or StaticKVCacheConfig()).unique_copy()
 

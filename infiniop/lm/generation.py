@@ -140,8 +140,10 @@ class GenerationMixin:
         """The tokens as they come, as an iterator of `TokenEvent`; its `output()` gives the whole afterwards.
 
         `input_ids`: one sequence or a batch of them (with a tokenizer, texts as well). What is not given comes from the
-        model's generation_config.json, else is greedy. Sequence r of a batch draws with `seed + r`, or with `seed[r]`.
+        model's generation_config.json; a sampling option given without a temperature means temperature 1, and none at
+        all is greedy. Sequence r of a batch draws with `seed + r`, or with `seed[r]`.
         """
+        began = time.perf_counter()
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
         params = SamplingParams(**self._sampling_options(given))
         prompts = _prompts(input_ids, tokenizer)
@@ -155,14 +157,14 @@ class GenerationMixin:
             for row, (prompt, row_params) in enumerate(zip(prompts, _seeded(params, seed, len(prompts)), strict=True))
         ]
         stop_ids = self._stop_ids(eos_token_id) if stop_on_eos else frozenset()
-        return GenerationStream(self, sequences, max_new_tokens, stop_ids, cache_config)
+        return GenerationStream(self, sequences, max_new_tokens, stop_ids, cache_config, began)
 
     def _sampling_options(self, given: dict[str, Any]) -> dict[str, Any]:
         defaults = self.generation_defaults
-        sampled = defaults.get("do_sample", False) or given["temperature"] is not None
+        sampled = defaults.get("do_sample", False) or any(value is not None for value in given.values())
         fallback = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
         if not sampled:
-            return {k: v for k, v in given.items() if v is not None}
+            return {}
         return {k: next(v for v in (given[k], defaults.get(k), fallback[k]) if v is not None) for k in fallback}
 
     def _stop_ids(self, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
@@ -198,8 +200,9 @@ class GenerationStream:
         max_new_tokens: int,
         stop_ids: frozenset[int],
         cache_config: CacheConfig | None,
+        began: float,
     ):
-        self._start = time.perf_counter()
+        self._start = began
         self._model, self._sequences, self._max_new_tokens, self._stop_ids = model, sequences, max_new_tokens, stop_ids
         # The last token of a sequence is never fed back, so it takes no room.
         lengths = [len(s.prompt) + max_new_tokens - 1 for s in sequences]

@@ -46,6 +46,16 @@ def test_top_k_1_and_tiny_top_p_are_greedy(model, prompts):
     assert model.generate(row, 12, temperature=0.0, seed=3).token_ids == greedy
 
 
+def test_an_option_without_a_temperature_samples(model, prompts):
+    (row,) = prompts(12)
+    warm = model.generate(row, 12, temperature=1.0, top_k=30, seed=2).token_ids
+    assert model.generate(row, 12, top_k=30, seed=2).token_ids == warm != model.generate(row, 12, seed=2).token_ids
+    assert (
+        model.generate(row, 12, top_p=0.9, seed=2).token_ids
+        == model.generate(row, 12, temperature=1.0, top_p=0.9, seed=2).token_ids
+    )
+
+
 def test_stop_tokens_end_a_sequence_and_are_in_the_ids(model, prompts):
     rows = prompts(12, 5)
     free = model.generate(rows, 24).token_ids

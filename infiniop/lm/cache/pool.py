@@ -32,14 +32,14 @@ class KVPool:
         )  # fmt: skip
         self.nbytes = pool_bytes(geometry, model, dtype)
         free = free_bytes(device)
-        if (
-            self.nbytes > free
-        ):  # asked first: an operating system that overcommits would grant it, and end the process later
-            raise MemoryError(
-                f"a KV cache of {self.nbytes} bytes was asked for, {free} bytes are free on {device}: {geometry}"
-            )
-        self.keys = infiniop.empty(shape, dtype=dtype, device=device)
-        self.values = infiniop.empty(shape, dtype=dtype, device=device)
+        asked = f"a KV cache of {self.nbytes} bytes was asked for, {free} bytes are free on {device}: {geometry}"
+        if free is not None and self.nbytes > free:  # an operating system that overcommits would grant it all the same
+            raise MemoryError(asked)
+        try:
+            self.keys = infiniop.empty(shape, dtype=dtype, device=device)
+            self.values = infiniop.empty(shape, dtype=dtype, device=device)
+        except infiniop.InfiniopError as error:
+            raise MemoryError(f"{asked} ({error})") from error
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(shape[0])]
 
     def layer(self, layer_idx: int) -> tuple[Tensor, Tensor]:
