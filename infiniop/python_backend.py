@@ -232,8 +232,8 @@ def _on_calculate(handle: Any, run: Any) -> int:
         return report(error, state.kernel.operator.name)
 
 
-def _on_destroy(handle: Any) -> None:
-    _states.pop(int(ffi.cast("uintptr_t", handle)), None)
+def _on_destroy(handle: Any, states: dict[int, Any] = _states, cast: Any = ffi.cast) -> None:
+    states.pop(int(cast("uintptr_t", handle)), None)  # defaults: this runs while the interpreter shuts down, too
 
 
 _supports = callback("infiniop_py_supports", _on_supports, int(Status.INTERNAL_ERROR))

@@ -134,10 +134,10 @@ class Tensor:
 
     def is_contiguous(self) -> bool:
         """Row-major without gaps; strides of axes with extent 1 do not matter."""
+        if 0 in self.shape:
+            return True
         expected = 1
         for n, s in zip(reversed(self.shape), reversed(self.strides), strict=True):
-            if n == 0:
-                return True
             if n != 1 and s != expected:
                 return False
             expected *= n

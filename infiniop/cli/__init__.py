@@ -23,8 +23,9 @@ def build() -> typer.Typer:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. What goes wrong is one sentence on stderr; INFINIOP_DEBUG=1 shows where it came from."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        result = build()(arguments, standalone_mode=False)
+        result = build()(arguments or ["--help"], standalone_mode=False)
         return result if isinstance(result, int) else 0
     except (KeyboardInterrupt, typer.Abort):
         return 130
@@ -35,5 +36,8 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("INFINIOP_DEBUG") == "1":
             raise
         told = error.format_message() if hasattr(error, "format_message") else str(error)
+        if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands without a command
+            print(told)
+            return 2
         print(f"infiniop: {' '.join(told.split()) or type(error).__name__}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
