@@ -199,7 +199,7 @@ private:
     // The keys of one bin, sorted.
     template <class Reached> void resolve(int shift, Cut<C> &cut, Reached &reached) const {
         K keys[room];
-        alignas(64) C weights[room];
+        alignas(64) C weights[room] = {}; // whole vectors are read
         size_t n = 0;
         row_.values([&](size_t, const C *values, size_t count) {
             with_prefix(values, count, cut.key, shift, [&](size_t, K key) { keys[n++] = key; });
