@@ -24,6 +24,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 
 _MAX_HEADER_BYTES = 100_000_000  # the format's own limit
+_MAX_EXTENT, _MAX_RANK = 2**48, 32  # beyond any file, and within what NumPy takes
 _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32, "I32":
     np.int32, "U64": np.uint64, "I64": np.int64, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32,
@@ -71,7 +72,7 @@ class SafetensorsFile:
             raise self._broken(f"the header claims {length} bytes, the file has {size - 8} after the length")
         try:
             header = json.loads(self._bytes[8 : 8 + length].tobytes().decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise self._broken(f"the header is not valid JSON ({error})") from None
         if not isinstance(header, dict):
             raise self._broken("the header is not a JSON object")
@@ -80,7 +81,8 @@ class SafetensorsFile:
     def _entry(self, name: str, value: Any) -> _Entry:
         try:
             dtype, shape, (begin, end) = value["dtype"], value["shape"], value["data_offsets"]
-            if not all(type(n) is int and n >= 0 for n in (*shape, begin, end)):
+            legal = all(type(n) is int and 0 <= n < _MAX_EXTENT for n in (*shape, begin, end))
+            if not isinstance(dtype, str) or not legal or len(shape) > _MAX_RANK:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise self._broken(f"the entry of {name!r} is malformed") from None

@@ -23,7 +23,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file. Raises `FileNotFoundError`, or `ValueError` that names the file."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} must hold a JSON object, got {type(value).__name__}")

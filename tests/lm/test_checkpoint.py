@@ -11,6 +11,8 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from infiniop.lm import AutoLlamaModel, CheckpointError
@@ -131,6 +133,10 @@ GOOD = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         (header(a={**GOOD, "data_offsets": [8, 0]}) + bytes(8), "does not take -8 bytes"),
         (header(a={"dtype": "F32"}) + bytes(8), "malformed"),
         (header(a=[1]) + bytes(8), "malformed"),
+        (header(a={**GOOD, "shape": [2**70, 0], "data_offsets": [0, 0]}), "malformed"),
+        (header(a={**GOOD, "shape": [1] * 70, "data_offsets": [0, 4]}) + bytes(4), "malformed"),
+        (header(a={**GOOD, "dtype": []}) + bytes(8), "malformed"),
+        (struct.pack("<Q", 5007) + b'{"a":[' + b"9" * 5000 + b"}", "not valid JSON"),
         (header(a={**GOOD, "dtype": "F12"}) + bytes(8), "F12"),
         (header(a=GOOD, b={**GOOD, "data_offsets": [4, 12]}) + bytes(16), "overlaps"),
     ],
@@ -139,6 +145,22 @@ def test_corrupt_headers(tmp_path, content, words):
     (tmp_path / "model.safetensors").write_bytes(content)
     with pytest.raises(CheckpointError, match=words):
         Checkpoint(tmp_path)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_damage_to_a_header_is_an_error_or_a_readable_file(tmp_path, data):
+    content = bytearray(header(a=GOOD, b={"dtype": "I64", "shape": [1, 1], "data_offsets": [8, 16]}) + bytes(16))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    path = tmp_path / f"{data.draw(st.uuids())}.safetensors"
+    path.write_bytes(bytes(content[: data.draw(st.integers(0, len(content)))] if data.draw(st.booleans()) else content))
+    try:
+        file = SafetensorsFile(path)
+    except CheckpointError as error:
+        assert path.name in str(error)
+    else:
+        assert all(file.array(name).shape == file.shape(name) for name in file.names)
 
 
 def test_a_misaligned_tensor_is_read_all_the_same(tmp_path):
