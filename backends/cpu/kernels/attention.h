@@ -292,7 +292,9 @@ private:
         float *out = out_ + row * dv + at * chunk;
         const float *weights = scores_ + row * key_tile;
         vf acc[R][2 * C];
+#pragma GCC unroll 4
         for (size_t r = 0; r < R; r++) {
+#pragma GCC unroll 8
             for (size_t c = 0; c < 2 * C; c++) {
                 acc[r][c] = load(out + r * dv + c * width);
             }
@@ -310,7 +312,9 @@ private:
                 }
             }
         }
+#pragma GCC unroll 4
         for (size_t r = 0; r < R; r++) {
+#pragma GCC unroll 8
             for (size_t c = 0; c < 2 * C; c++) {
                 store(out + r * dv + c * width, acc[r][c]);
             }

@@ -45,6 +45,7 @@ template <class E> struct Store {
 
 struct Gemm {
     enum class Form { dot, scaled_rows, blocked };
+    static constexpr size_t max_scaled = 4;  // rows; from there on packing pays
     static constexpr size_t max_sums = 8192; // of the scaled-rows form at a time
 
     infiniDtype_t dtype;
@@ -74,12 +75,16 @@ struct Gemm {
     }
 
     void choose() {
-        const bool few = std::min(m, n) <= max_few && k > 0;
+        const size_t least = std::min(m, n);
+        const bool few = least <= max_few && k > 0;
         if (few ? n < m : c.column != 1) {
             swap();
         }
-        strip = std::min(round_up(div_up(n, 4 * thread_count()), 16 * width), max_sums / (few ? m : 1) / width * width);
-        form = few && b.row == 1 ? Form::dot : few && b.column == 1 ? Form::scaled_rows : Form::blocked;
+        strip = std::min(round_up(div_up(n, 2 * thread_count()), 16 * width),
+                         max_sums / (few && m > 0 ? m : 1) / width * width);
+        form = few && b.row == 1                             ? Form::dot
+               : few && least <= max_scaled && b.column == 1 ? Form::scaled_rows
+                                                             : Form::blocked;
         if (form == Form::blocked && c.column != 1) {
             swap();
         }

@@ -104,7 +104,9 @@ void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out,
     for (size_t r = 0; r < R; r++) {
         w[r] = rows[r];
     }
-    vf acc[X][R] = {}, other[X][R] = {};
+    vf acc[X][R], other[X][R];
+    clear(acc);
+    clear(other);
     size_t i = 0;
     for (; i + chunk <= k; i += chunk) {
         detail::dot_half<T, R, X, 0>(acc, w, x, ldx, i);
@@ -120,8 +122,10 @@ void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out,
         detail::dot_half<T, R, X, 0>(acc, p, x + i, ldx, 0);
         detail::dot_half<T, R, X, 1>(twice ? other : acc, p, x + i, ldx, 0);
     }
+#pragma GCC unroll 8
     for (size_t j = 0; j < X; j++) {
         if constexpr (twice) {
+#pragma GCC unroll 8
             for (size_t r = 0; r < R; r++) {
                 acc[j][r] += other[j][r];
             }
@@ -129,6 +133,7 @@ void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out,
         if constexpr (R == 4) {
             add_sums(out + j * ldo, acc[j][0], acc[j][1], acc[j][2], acc[j][3]);
         } else {
+#pragma GCC unroll 8
             for (size_t r = 0; r < R; r++) {
                 out[j * ldo + r] += sum(acc[j][r]);
             }

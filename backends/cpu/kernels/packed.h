@@ -77,7 +77,8 @@ template <class T, size_t X> void add_columns(vf (&acc)[X][panel_vectors], const
 // out[j * panel_rows + r] += sum over i < k of panel[i][r] * x[j][i]
 template <class T, size_t X> void multiply_panel(const T *panel, const float *x, size_t ldx, size_t k, float *out) {
     constexpr size_t step = panel_step<T>, sets = std::max<size_t>(1, 8 / (X * panel_vectors * step));
-    vf acc[sets][X][panel_vectors] = {};
+    vf acc[sets][X][panel_vectors];
+    clear(acc);
     size_t i = 0;
     for (; i + sets * step <= k; i += sets * step) {
 #pragma GCC unroll 8
@@ -88,10 +89,13 @@ template <class T, size_t X> void multiply_panel(const T *panel, const float *x,
     for (; i < k; i += step) {
         detail::add_columns<T, X>(acc[0], panel + i * panel_rows, x + i, ldx);
     }
+#pragma GCC unroll 8
     for (size_t j = 0; j < X; j++) {
+#pragma GCC unroll 8
         for (size_t g = 0; g < panel_vectors; g++) {
             float *p = out + j * panel_rows + g * width;
             vf sum = load(p);
+#pragma GCC unroll 8
             for (size_t s = 0; s < sets; s++) {
                 sum += acc[s][j][g];
             }
