@@ -44,6 +44,6 @@ class Header:
         return Header(*fields)
 
 
-def row_major_bytes(n: int, k: int, itemsize: int) -> int:
+def row_major_bytes(weight: np.ndarray) -> int:
     """Size of a packed weight in the reference's layout."""
-    return HEADER_BYTES + n * k * itemsize
+    return HEADER_BYTES + weight.size * weight.itemsize

@@ -18,7 +18,6 @@ from infiniop.schema import (
     Attr,
     BadValue,
     Constraint,
-    DType,
     ErrorSample,
     Operator,
     Role,
@@ -41,29 +40,29 @@ OWN_DTYPE, INT8, INT4 = range(3)
 
 def reference(y, x, weight, bias) -> None:
     if weight.ndim == 1:
-        weight = _unpack(weight, y.shape[1], x.shape[1], dtype_of(x.dtype))
+        weight = _unpack(weight, y.shape[1], x.shape[1], x.dtype)
     with np.errstate(over="ignore", invalid="ignore"):
         result = f64(x) @ f64(weight).T
         store(y, result if bias is None else result + f64(bias))
 
 
-def _unpack(packed: np.ndarray, n: int, k: int, expected: DType) -> np.ndarray:
+def _unpack(packed: np.ndarray, n: int, k: int, expected: np.dtype) -> np.ndarray:
     header = Header.read(packed)
     if header.layout != ROW_MAJOR:
         raise BadValue("weight", f"layout {ROW_MAJOR}, packed by this backend", f"layout {header.layout}")
-    for name, want in (("n", n), ("k", k), ("dtype", expected.code), ("format", OWN_DTYPE)):
+    for name, want in (("n", n), ("k", k), ("dtype", dtype_of(expected).code), ("format", OWN_DTYPE)):
         if getattr(header, name) != want:
             raise BadValue("weight", f"a packed weight with {name} {want}", f"{getattr(header, name)}")
-    size = row_major_bytes(n, k, expected.itemsize)
+    size = HEADER_BYTES + n * k * expected.itemsize
     if len(packed) < size:
         raise BadValue("weight", f"{size} bytes", f"{len(packed)}")
-    return packed[HEADER_BYTES:size].view(expected.numpy).reshape(n, k)
+    return packed[HEADER_BYTES:size].view(expected).reshape(n, k)
 
 
 def pack_reference(packed, weight, scales, zeros, format, group_size) -> None:
     _check_format(format)
     n, k = weight.shape
-    size = row_major_bytes(n, k, weight.itemsize)
+    size = row_major_bytes(weight)
     if len(packed) < size:
         raise BadValue("packed", f"{size} bytes, as linear_packed_size says", f"{len(packed)}")
     Header(format, n, k, group_size, dtype_of(weight.dtype).code).write(packed)
@@ -72,7 +71,7 @@ def pack_reference(packed, weight, scales, zeros, format, group_size) -> None:
 
 def size_reference(size, weight, format, group_size) -> None:
     _check_format(format)
-    size[...] = row_major_bytes(*weight.shape, weight.itemsize)
+    size[...] = row_major_bytes(weight)
 
 
 def _check_format(format: int) -> None:
@@ -94,7 +93,7 @@ def pack(call: Call, weight: np.ndarray) -> np.ndarray:
 
 
 def _row_major(weight: np.ndarray) -> np.ndarray:
-    packed = empty((row_major_bytes(*weight.shape, weight.itemsize),), U8)
+    packed = empty((row_major_bytes(weight),), U8)
     pack_reference(packed, weight, None, None, OWN_DTYPE, 0)
     return packed
 
@@ -267,7 +266,7 @@ def pack_samples(rng: np.random.Generator) -> Iterator[Sample]:
         return prepare
 
     for name, weight in _weights(rng):
-        packed = empty((row_major_bytes(*weight.shape, weight.itemsize),), U8)
+        packed = empty((row_major_bytes(weight),), U8)
         tensors = {"packed": packed, "weight": weight, "scales": None, "zeros": None}
         yield Sample(name, tensors, attrs, prepare=sized(weight))
 

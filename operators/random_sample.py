@@ -223,7 +223,7 @@ def batch_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     for size in (1, 3, -1):
         yield error(f"batch-size-{size}", Status.BAD_PARAM, "batch_size", at="run", attrs={"batch_size": size})
     for name, value in _BAD_VALUES:
-        values = attrs[name].copy()
+        values = np.array(attrs[name])
         values[1] = value
         yield error(f"{name}-{value}", Status.BAD_PARAM, name, at="run", attrs={name: values})
 

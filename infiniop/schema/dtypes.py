@@ -32,7 +32,7 @@ class DType:
         return (dtype, (self.name,))
 
 
-def _define(name: str, code: int, itemsize: int, numpy_type: object | None) -> DType:
+def _define(name: str, code: int, itemsize: int, numpy_type: type | None) -> DType:
     return DType(name, code, itemsize, None if numpy_type is None else np.dtype(numpy_type))
 
 

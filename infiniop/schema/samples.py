@@ -82,6 +82,7 @@ def uniform(
     """Uniform values; integers include both bounds."""
     out = layout(shape, strides, dtype)
     count = tuple(1 if s == 0 else n for n, s in zip(shape, strides or [1] * len(shape), strict=True))
+    values: np.ndarray
     if dtype.is_float:
         values = rng.uniform(low, high, count)
     else:
