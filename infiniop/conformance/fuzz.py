@@ -207,7 +207,7 @@ def _row_major(shape: Sequence[int]) -> list[int]:
 
 
 def _pick(rng: np.random.Generator, values: Sequence[Any]) -> Any:
-    return values[rng.integers(len(values))]
+    return values[int(rng.integers(len(values)))]
 
 
 def _spoil(
@@ -226,7 +226,7 @@ def _spoil(
         case 3 | 4 if axis is not None:
             d.strides[axis] = _pick(rng, (*_STRIDES, d.strides[axis] + 1))
         case 5:
-            d.code = int(_pick(rng, (0, 20, -1, 0x7FFFFFFF, *(k.code for k in dtypes.ALL))))
+            d.code = int(_pick(rng, (0, 20, 0xFFFFFFFF, 0x7FFFFFFF, *(k.code for k in dtypes.ALL))))
         case 6:
             d.shape.insert(0, _pick(rng, _EXTENTS[:7]))
             d.strides.insert(0, _pick(rng, _STRIDES))
