@@ -1,4 +1,4 @@
-"""The built-in backends, one folder each. Calling the module, `infiniop.backends()`, lists what this process has found."""
+"""The built-in backends, one folder each. Calling the module, `infiniop.backends()`, lists those of this process."""
 
 from __future__ import annotations
 

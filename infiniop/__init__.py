@@ -1,5 +1,7 @@
 """infiniop: the same operators on any device. Attributes are loaded on first use: importing this is cheap."""
 
+# ruff: noqa: F401 - the imports below TYPE_CHECKING are the typed face of __getattr__
+
 from __future__ import annotations
 
 import importlib
@@ -25,7 +27,19 @@ _DTYPES = {
     "uint16": "U16", "uint32": "U32", "uint64": "U64", "float8_e4m3": "F8", "float16": "F16", "float32": "F32",
     "float64": "F64", "bfloat16": "BF16", "complex64": "C64", "complex128": "C128",
 }  # fmt: skip
-_MODULES = ("arrays", "backends", "conformance", "errors", "gen", "lm", "operators", "ops", "plugins", "runtime", "schema")
+_MODULES = (
+    "arrays",
+    "backends",
+    "conformance",
+    "errors",
+    "gen",
+    "lm",
+    "operators",
+    "ops",
+    "plugins",
+    "runtime",
+    "schema",
+)
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_DTYPES, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]

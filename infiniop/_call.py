@@ -94,7 +94,7 @@ class Operation:
         self.create_function = getattr(lib, f"infiniopCreate{schema.symbol}Descriptor")
         self.function = getattr(lib, f"infiniop{schema.symbol}")
         self.destroy = getattr(lib, f"infiniopDestroy{owner}Descriptor")
-        self.workspace_size = getattr(lib, f"infiniopGet{owner}WorkspaceSize") if schema.workspace else None
+        self.workspace_size: Any = getattr(lib, f"infiniopGet{owner}WorkspaceSize") if schema.workspace else None
         self.descriptor_type = f"infiniop{owner}Descriptor_t *"
         self.tensor_names = tuple(t.name for t in schema.tensors)
         self.returned = tuple(i for i, t in enumerate(schema.tensors) if t.is_output)
@@ -113,7 +113,9 @@ class Operation:
             return _host_array(attr, value)
         if attr.enum and isinstance(value, str):
             if value not in attr.enum:
-                raise BadParamError(op=self.name, argument=attr.name, expected=f"one of {', '.join(attr.enum)}", got=value)
+                raise BadParamError(
+                    op=self.name, argument=attr.name, expected=f"one of {', '.join(attr.enum)}", got=value
+                )
             return attr.enum.index(value)
         if attr.ctype in ("float", "double"):
             return float(value)
@@ -170,7 +172,9 @@ class Operation:
                 )
         return device
 
-    def describe(self, device: Device, sigs: Sequence[Signature | None], attrs: Sequence[Any], backend: str | None) -> Any:
+    def describe(
+        self, device: Device, sigs: Sequence[Signature | None], attrs: Sequence[Any], backend: str | None
+    ) -> Any:
         """A new descriptor; destroyed when nothing refers to it."""
         handle = handle_for(device, backend)
         tensors = [NULL if sig is None else tensor_descriptor(sig) for sig in sigs]
@@ -196,7 +200,9 @@ class Operation:
             from .inference import outputs
 
             given = dict(zip(self.tensor_names, sigs, strict=True))
-            values = {a.name: _plain(self.convert(i, attrs[i])) for i, a in enumerate(self.schema.attrs) if not a.length}
+            values = {
+                a.name: _plain(self.convert(i, attrs[i])) for i, a in enumerate(self.schema.attrs) if not a.length
+            }
             for name, sig in outputs(self.schema, given, values, extra).items():
                 index = self.tensor_names.index(name)
                 sigs[index] = sig
@@ -332,9 +338,9 @@ def _remember(operation: Operation, plan: Plan, arrays: Sequence[Any], attrs: tu
         del cache[next(iter(cache))]
     key: list[Any] = []
     for tensor, array in zip(operation.schema.tensors, arrays, strict=True):
-        part = None if array is None else door.short_key(array, tensor.is_output)
+        part = (None,) if array is None else door.short_key(array, tensor.is_output)
         if tensor.optional:
-            key.append(part[0] if part is not None and len(part) == 1 else part)
+            key.append(part[0] if len(part) == 1 else part)
         else:
             key.extend(part)
     cache[(*key, *operation.key_of(attrs))] = (plan.function, plan.descriptor, plan.size, plan.lane)

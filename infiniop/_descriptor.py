@@ -17,8 +17,8 @@ from .tensor import Signature, Tensor
 class Descriptor:
     """One operator for arguments of fixed shapes, strides and dtypes.
 
-    Made by `infiniop.descriptor`. `calculate` takes the same names with other arrays of the same signatures; those that are
-    left out are the ones that it was created with.
+    Made by `infiniop.descriptor`. `calculate` takes the same names with other arrays of the same signatures; those that
+    are left out are the ones that it was created with.
     """
 
     def __init__(self, name: str, backend: str | None, arguments: dict[str, Any]):
@@ -91,9 +91,7 @@ class Descriptor:
                 raise BadParamError(op=self.name, argument=name, expected="nothing, as at create", got="an array")
             return tensor
         if tensor._sig is not made_for._sig and _described(tensor._sig) != _described(made_for._sig):
-            raise BadParamError(
-                op=self.name, argument=name, expected=_words(made_for._sig), got=_words(tensor._sig)
-            )
+            raise BadParamError(op=self.name, argument=name, expected=_words(made_for._sig), got=_words(tensor._sig))
         return tensor
 
     def _scratch(self, workspace: Any, handle: Any) -> tuple[Any, int]:
@@ -134,5 +132,5 @@ def _words(sig: Signature) -> str:
 
 
 def descriptor(op: str, *, backend: str | None = None, **arguments: Any) -> Descriptor:
-    """A descriptor for an operator: `descriptor("rms_norm", y=y, x=x, w=w, epsilon=1e-6)`; names as in the operator file."""
+    """`descriptor("rms_norm", y=y, x=x, w=w, epsilon=1e-6)`: names as in the operator file, outputs included."""
     return Descriptor(op, backend, arguments)

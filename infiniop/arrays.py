@@ -168,7 +168,9 @@ class _TorchDoor:
         if made is None:
             raise TensorDtypeError(f"{array.dtype} is not one of infiniop's dtypes", got=str(array.dtype))
         if array.device.type == "meta" or array.is_neg() or array.is_conj():
-            raise BadParamError(f"a torch tensor without memory of its own values ({array.device}): call .clone() first")
+            raise BadParamError(
+                f"a torch tensor without memory of its own values ({array.device}): call .clone() first"
+            )
         return Signature.of(tuple(array.shape), array.stride(), made, Device(array.device))
 
     def short_key(self, array: Any, output: bool) -> tuple:
@@ -255,4 +257,3 @@ def describe(array: Any) -> Signature:
 def as_tensor(array: Any) -> Tensor:
     """Any array as a Tensor over the same memory."""
     return doors[array.__class__].tensor(array)
-

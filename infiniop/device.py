@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import DeviceNotSupportedError
 
@@ -18,7 +18,7 @@ class Device:
     """One device. Equal devices are one object."""
 
     __slots__ = ("code", "index", "is_cpu", "name")
-    _known: dict[tuple[str, int], Device] = {}
+    _known: ClassVar[dict[tuple[str, int], Device]] = {}
 
     name: str
     index: int

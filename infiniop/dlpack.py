@@ -83,7 +83,7 @@ def _drop_capsule(capsule: int) -> None:
 def export(tensor: Tensor, stream: Any, max_version: Any, dl_device: Any, copy: bool | None) -> Any:
     """`Tensor.__dlpack__`."""
     if dl_device is not None and tuple(dl_device) != device_pair(tensor.device):
-        if copy is False or tuple(dl_device)[0] not in (_CPU, _CUDA):
+        if copy is False or dl_device[0] not in (_CPU, _CUDA):
             raise BufferError(f"a tensor on {tensor.device} cannot be lent as DLPack device {tuple(dl_device)}")
         tensor = tensor.to(Device(_NAMES[dl_device[0]], dl_device[1]))
     elif copy:

@@ -64,8 +64,8 @@ def leave(previous: tuple[int, int] | None) -> None:
         lib.infinirtSetDevice(*previous)
 
 
-# Small blocks of the CPU are handed out again, up to 4 MiB per size: its work is done when a call returns, and this spares
-# two C calls. By the logarithm of the block's size.
+# Small blocks of the CPU are handed out again, up to 4 MiB per size: its work is done when a call returns, and this
+# spares two C calls. By the logarithm of the block's size.
 _LARGEST_KEPT = 20
 _kept: list[list[Any]] = [[] for _ in range(_LARGEST_KEPT + 1)]
 

@@ -1,7 +1,8 @@
 """Backends that other packages bring: entry points of the group `infiniop.backends`, through pluggy.
 
 A plugin is a module, a class or a function whose `infiniop_register_backends()` returns `NativeBackend`s and
-`PythonBackend`s. What fails to import, to answer or to register is noted, shown by `infiniop backends`, and harms nothing else.
+`PythonBackend`s. What fails to import, to answer or to register is noted, shown by `infiniop backends`, and harms
+nothing else.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Backends written in Python: kernels are functions of arrays, in the same native table as all others.
 
-One set of trampolines serves every operator of every Python backend, from any thread. An exception in a kernel becomes a
-status and a message.
+One set of trampolines serves every operator of every Python backend, from any thread. An exception in a kernel becomes
+a status and a message.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ class PythonBackend:
     """A backend whose kernels are Python functions.
 
     `kernels` maps operator names to `kernel(**tensors, **attrs)`, which writes its outputs in place. Tensors are NumPy
-    arrays where the device is the CPU, else `infiniop.Tensor`; absent optional ones are None; inputs are not writable. An
-    enum attribute is an int. `supports(op, signatures, attrs)` answers True, or False or a reason, before a descriptor
-    is made. A device that nobody else brings needs `runtime`.
+    arrays where the device is the CPU, else `infiniop.Tensor`; absent optional ones are None; inputs are not writable.
+    An enum attribute is an int. `supports(op, signatures, attrs)` answers True, or False or a reason, before a
+    descriptor is made. A device that nobody else brings needs `runtime`.
     """
 
     def __init__(
@@ -123,8 +123,10 @@ class _State:
         tensors: dict[str, Any] = {}
         for i, (name, sig) in enumerate(self.signatures.items()):
             pointer = run.data[i]
-            absent = sig is None or (pointer == NULL and 0 not in sig.shape)
-            tensors[name] = None if absent else self.view(pointer, sig)
+            if sig is None or (pointer == NULL and 0 not in sig.shape):
+                tensors[name] = None
+            else:
+                tensors[name] = self.view(pointer, sig)
         attrs = self._scalars(run.attrs)
         if self.arrays:
             attrs |= self._host_arrays(run.attrs, attrs)
@@ -134,7 +136,9 @@ class _State:
     def _host_arrays(self, values: Any, attrs: Mapping[str, Any]) -> dict[str, Any]:
         binding = Binding(self.kernel.operator, self.signatures, attrs)
         every = self.kernel.operator.attrs
-        return {a.name: _host_array(a, values[every.index(a)].p, int(binding.value(a.length or "0"))) for a in self.arrays}
+        return {
+            a.name: _host_array(a, values[every.index(a)].p, int(binding.value(a.length or "0"))) for a in self.arrays
+        }
 
 
 def _scalar(attr: Attr, value: Any) -> Any:

@@ -29,7 +29,11 @@ class BackendInfo:
     def has(self, op: str) -> bool:
         """Whether it has a kernel for the operator."""
         room = ffi.new("int *")
-        return not self.error and lib.infiniopBackendHasOperator(self.name.encode(), op.encode(), room) == 0 and bool(room[0])
+        return (
+            not self.error
+            and lib.infiniopBackendHasOperator(self.name.encode(), op.encode(), room) == 0
+            and bool(room[0])
+        )
 
 
 def backends() -> list[BackendInfo]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from . import plugins
 from ._library import ffi, lib
@@ -45,7 +46,7 @@ def snapshot(device: DeviceLike = None) -> Snapshot:
     found = ffi.new("infinirtDeviceResourceSnapshot_t *")
     check(lib.infinirtGetDeviceResourceSnapshot(where.code, where.index, found))
 
-    def known(bit: int, value: float | int) -> float | int | None:
+    def known(bit: int, value: Any) -> Any:
         return value if found.valid_fields & bit else None
 
     memory, compute = lib.INFINIRT_RESOURCE_FIELD_MEMORY_CAPACITY, lib.INFINIRT_RESOURCE_FIELD_COMPUTE_UTILIZATION
@@ -56,7 +57,7 @@ def snapshot(device: DeviceLike = None) -> Snapshot:
         known(compute, found.compute_utilization), known(bandwidth, found.memory_bandwidth_utilization),
         known(kernels, found.kernel_time_ratio), known(traffic, found.communication_time_ratio),
         known(traffic, found.communication_bytes),
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
 
 
 def version() -> str:

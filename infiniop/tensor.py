@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Signature:
     device: Device
     readonly: bool
 
-    _known: dict[tuple, Signature] = {}
+    _known: ClassVar[dict[tuple, Signature]] = {}
 
     @classmethod
     def of(
@@ -43,7 +43,13 @@ class Signature:
         known = cls._known.get(key)
         if known is None:
             known = object.__new__(cls)
-            known.shape, known.strides, known.dtype, known.device, known.readonly = shape, strides, dtype, device, readonly
+            known.shape, known.strides, known.dtype, known.device, known.readonly = (
+                shape,
+                strides,
+                dtype,
+                device,
+                readonly,
+            )
             if len(cls._known) >= _INTERNED_LIMIT:
                 cls._known.clear()  # two objects for one signature only cost a second descriptor
             known = cls._known.setdefault(key, known)
@@ -204,7 +210,9 @@ class Tensor:
             known = -math.prod(wanted)
             wanted = tuple((self.numel() // known if known else 0) if n == -1 else n for n in wanted)
         if any(n < 0 for n in wanted) or math.prod(wanted) != self.numel():
-            raise TensorShapeError(f"shape {list(wanted)} does not hold the {self.numel()} elements of {list(self.shape)}")
+            raise TensorShapeError(
+                f"shape {list(wanted)} does not hold the {self.numel()} elements of {list(self.shape)}"
+            )
         return wanted
 
     def permute(self, *axes: Any) -> Tensor:
@@ -502,4 +510,3 @@ def asarray(data: Any, *, dtype: object = None, device: DeviceLike = None) -> Te
     if dtype is not None and made.dtype is not _dtypes.dtype(dtype):
         made = from_numpy(made._host().astype(_dtypes.dtype(dtype).numpy))
     return made if device is None else made.to(device)
-

@@ -1,4 +1,4 @@
-"""The reference backend: every operator by the NumPy reference in its file. Complete, exact, slow; never chosen unless named."""
+"""The reference backend: every operator by the reference in its file. Complete, slow, never chosen unless named."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from infiniop.python_backend import PythonBackend
 
 
 def infiniop_register_backends() -> list[PythonBackend]:
-    import infiniop
     from infiniop.ops import PYTHON_BACKENDS, SCHEMA_VERSIONS
+
+    import infiniop
 
     kernels = {name: operator.reference for name, operator in all_operators().items() if name in SCHEMA_VERSIONS}
     return [

@@ -144,8 +144,9 @@ class Fuzzer:
         if d.null:
             return ffi.NULL
         made = ffi.new("infiniopTensorDescriptor_t *")
-        strides = ffi.NULL if d.strides is None else d.strides
-        status = self._call("infiniopCreateTensorDescriptor", made, len(d.shape), d.shape or ffi.NULL, strides, d.code)
+        shape = [min(n, (1 << 64) - 1) for n in d.shape] or ffi.NULL
+        strides = ffi.NULL if d.strides is None else [max(-(1 << 63), min(s, (1 << 63) - 1)) for s in d.strides]
+        status = self._call("infiniopCreateTensorDescriptor", made, len(d.shape), shape, strides, d.code)
         return made[0] if status == Status.SUCCESS else ffi.NULL
 
     def _call(self, name: str, *arguments: Any) -> int:

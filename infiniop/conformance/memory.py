@@ -1,4 +1,4 @@
-"""Guarded memory for one call: every array laid out as the sample has it, with canaries around and between its elements."""
+"""Guarded memory for one call: arrays laid out as the sample has them, canaries around and between their elements."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ def _fast_path(operator: Operator) -> str:
     given = "out is not None and " if any(t.role is Role.OUT for t in operator.tensors) else ""
     head = f"kind, status = {_argument(operator, operator.inputs[0])}.__class__, -1\n"
     result = ", ".join(_argument(operator, t) for t in operator.outputs)
-    tail = f"if status == 0:\n    return {result}\nif status > 0:\n    raise failed(\"{operator.name}\", status)\n"
+    tail = f'if status == 0:\n    return {result}\nif status > 0:\n    raise failed("{operator.name}", status)\n'
     branches = [
         _branch(operator, "if kind is Tensor:", "", "{0}._sig", "{0}._ptr", "KeyError, AttributeError, TypeError"),
         _branch(

@@ -37,8 +37,11 @@ class Draws:
     def __init__(self, draw: st.DrawFn, operator: Operator):
         self.draw, self.operator = draw, operator
         self.rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-        self.dtypes = {v: draw(st.sampled_from(allowed)) for v, allowed in operator.dtypes.items()}
-        if "W" in self.dtypes and draw(st.booleans()):
+        self.dtypes = {
+            v: draw(st.sampled_from([d for d in allowed if d.numpy is not None]))
+            for v, allowed in operator.dtypes.items()
+        }
+        if "W" in self.dtypes and draw(st.integers(0, 3)) > 0:
             self.dtypes["W"] = self.dtypes.get("T", self.dtypes["W"])
         self.attrs = {a.name: self._attribute(a.ctype, a.enum) for a in operator.attrs}
         self.axes: dict[str, int] = {}
@@ -101,7 +104,9 @@ class Draws:
             if tensor.optional and self.draw(st.booleans()):
                 found[tensor.name] = None
                 continue
-            extents = [n for t in self.tokens[tensor.name] for n in (self.groups[t.name] if t.group else [self.axes[t.name]])]
+            extents = [
+                n for t in self.tokens[tensor.name] for n in (self.groups[t.name] if t.group else [self.axes[t.name]])
+            ]
             kind: DType = self.dtypes.get(tensor.dtype) or dtype(tensor.dtype)
             strides = self._strides(tensor.strides, extents, tensor.is_output)
             low, high = (-2.0, 2.0) if kind.is_float else (0, max(max(self.axes.values(), default=0) // 2, 1))
@@ -128,6 +133,12 @@ class Draws:
         return tuple(strides)
 
 
+def refusal(text: str) -> tuple[str, str]:
+    """Which call refuses, with which status; a backend is free to say NOT_IMPLEMENTED at either."""
+    at, status = text.split(": ")[:2]
+    return ("" if status == "NOT_IMPLEMENTED" else at), status
+
+
 @pytest.mark.parametrize("name", FITTING)
 @settings(deadline=None, max_examples=50, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
@@ -140,7 +151,7 @@ def test_any_arguments(name: str, data: st.DataObject) -> None:
     refused = bool(theirs) and theirs[0].startswith(("create: ", "run: "))
     event(f"{name}: {'refused' if refused else 'computed'}")
     if refused:
-        assert ours and ours[0].split(":")[:2] == theirs[0].split(":")[:2], f"cpu: {ours}; reference: {theirs}"
+        assert ours and refusal(ours[0]) == refusal(theirs[0]), f"cpu: {ours}; reference: {theirs}"
     else:
         assert not theirs and not ours, f"cpu: {ours}; reference: {theirs}"
 

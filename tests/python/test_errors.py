@@ -21,7 +21,9 @@ def test_one_class_per_status() -> None:
 def test_fields_of_a_shape_error() -> None:
     cache = np.zeros((2, 2, 4, 8), np.float32)
     with pytest.raises(errors.TensorShapeError) as caught:
-        ops.paged_caching(cache, cache.copy(), np.zeros((3, 2, 8), np.float32), np.zeros((3, 1, 8), np.float32), np.arange(3))
+        ops.paged_caching(
+            cache, cache.copy(), np.zeros((3, 2, 8), np.float32), np.zeros((3, 1, 8), np.float32), np.arange(3)
+        )
     error = caught.value
     assert (error.status, error.op, error.argument) == (Status.BAD_TENSOR_SHAPE, "paged_caching", "v")
     assert "3" in error.got and error.expected and "v" in str(error)

@@ -61,9 +61,13 @@ def test_attributes_optionals_and_empty_tensors_reach_the_kernel() -> None:
 
 
 def test_exceptions_become_statuses_with_messages() -> None:
+    failures = [
+        BadValue("a", "something else", "this"), KeyError("lost"), NotImplementedError("not yet"),
+        errors.TensorStridesError(op="add", argument="b", expected="order", got="chaos"),
+    ]  # fmt: skip
+
     def kernel(c, a, b) -> None:
-        raise {0: BadValue("a", "something else", "this"), 1: KeyError("lost"), 2: NotImplementedError("not yet"),
-               3: errors.TensorStridesError(op="add", argument="b", expected="order", got="chaos")}[int(a[0])]  # fmt: skip
+        raise failures[int(a[0])]
 
     register("fragile", kernels={"add": kernel})
 
@@ -73,7 +77,11 @@ def test_exceptions_become_statuses_with_messages() -> None:
         return caught.value
 
     bad = call(0)
-    assert isinstance(bad, errors.BadParamError) and (bad.argument, bad.expected, bad.got) == ("a", "something else", "this")
+    assert isinstance(bad, errors.BadParamError) and (bad.argument, bad.expected, bad.got) == (
+        "a",
+        "something else",
+        "this",
+    )
     lost = call(1)
     assert isinstance(lost, errors.InternalError) and "KeyError" in str(lost) and "lost" in str(lost)
     assert isinstance(call(2), errors.NotImplementedByBackendError) and "not yet" in str(call(2))
@@ -240,8 +248,6 @@ def test_entry_points_are_found_and_their_failures_shown(installed: dict[str, st
 
 
 def test_the_command_line_shows_them(installed: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "infiniop", "backends"], env=installed, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-m", "infiniop", "backends"], env=installed, capture_output=True, text=True)
     assert done.returncode == 0 and "no luck today" in done.stdout and "works" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

@@ -114,7 +114,8 @@ def test_views_share_memory_and_keep_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [np.bool_, np.int8, np.uint16, np.int64, np.float16, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn]
+    "kind",
+    [np.bool_, np.int8, np.uint16, np.int64, np.float16, np.float64, ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn],
 )
 def test_numpy_round_trip_without_a_copy(kind: type) -> None:
     array = np.arange(12).reshape(3, 4).astype(kind)
