@@ -29,11 +29,11 @@ struct TensorSchema {
     Strides strides;
     const ShapeAlternative *alternatives; // tried in order; the first whose rank fits is taken
     size_t nalternatives;
-    int dtype_var;       // into OperatorSchema::dtype_vars; -1: fixed
-    infiniDtype_t dtype; // the fixed one
+    int dtype_var;              // into OperatorSchema::dtype_vars; -1: fixed
+    infiniDtype_t dtype;        // the fixed one
     uint8_t min_rank, max_rank; // further bound for shapes with a group; max 255
-    bool optional;       // NULL descriptor allowed
-    bool null_at_run;    // NULL pointer allowed although described
+    bool optional;              // NULL descriptor allowed
+    bool null_at_run;           // NULL pointer allowed although described
 };
 
 struct DtypeVar {
@@ -47,11 +47,11 @@ enum class AttrTime : uint8_t { create = 1, run = 2, both = 3 };
 
 // What a constraint or a length sees.
 struct SchemaEnv {
-    const int64_t *axis;              // extents, by axis; 1 where nothing bound it
-    const int64_t *group_size;        // number of elements, by group
-    const int64_t *group_ndim;        // number of axes, by group
+    const int64_t *axis;       // extents, by axis; 1 where nothing bound it
+    const int64_t *group_size; // number of elements, by group
+    const int64_t *group_ndim; // number of axes, by group
     const infiniopValue *attrs;
-    const int *dtype;                 // infiniDtype_t by dtype variable
+    const int *dtype; // infiniDtype_t by dtype variable
     const infiniopTensorView *const *tensors;
 };
 
@@ -60,7 +60,7 @@ struct AttrSchema {
     const char *ctype;
     AttrKind kind;
     AttrTime time;
-    size_t element_size;                 // of an array's elements, bytes
+    size_t element_size;                  // of an array's elements, bytes
     int64_t (*length)(const SchemaEnv &); // of an array, elements; else nullptr
 };
 

@@ -49,9 +49,16 @@ inline int64_t tensor_stride(const infiniopTensorView *t, int64_t i) {
     return i >= 0 && i < tensor_rank(t) ? t->strides[i] : 0;
 }
 
-template <typename T> infiniopValue integer(T value) {
+// An enum may hold any int: it is read as one.
+template <typename T> infiniopValue integer(const T &value) {
     infiniopValue v;
-    v.i = static_cast<int64_t>(value);
+    if constexpr (std::is_enum_v<T>) {
+        int number;
+        __builtin_memcpy(&number, &value, sizeof number);
+        v.i = number;
+    } else {
+        v.i = static_cast<int64_t>(value);
+    }
     return v;
 }
 inline infiniopValue real(double value) {

@@ -37,7 +37,7 @@ infiniStatus_t invoke(const char *op, const Backend &backend, Function infiniccl
     }
     expect_plugin();
     const infiniStatus_t status = function(args...);
-    return raw(status) == INFINI_STATUS_SUCCESS ? status : plugin_failed(status, op, backend.name);
+    return raw(status) == INFINI_STATUS_SUCCESS ? status : plugin_failed(raw(status), op, backend.name);
 }
 
 // The checks of one call, in order: the first that fails decides.
@@ -52,14 +52,14 @@ public:
     Checked &not_empty(size_t count) {
         return check([&] { return count > 0; }, [&] { return bad(op_, "count", "at least 1", 0); });
     }
-    Checked &dtype(infiniDtype_t dtype) {
+    Checked &dtype(const infiniDtype_t &dtype) {
         return check([&] { return std::find(reducible.begin(), reducible.end(), raw(dtype)) != reducible.end(); },
                      [&] {
                          return fail(INFINI_STATUS_BAD_TENSOR_DTYPE, op_, "datatype",
                                      "F32, F16, BF16, I32, I64, U32 or U64", std::to_string(raw(dtype)));
                      });
     }
-    Checked &reduction(infinicclReduceOp_t reduce) {
+    Checked &reduction(const infinicclReduceOp_t &reduce) {
         return check([&] { return raw(reduce) >= INFINICCL_SUM && raw(reduce) <= INFINICCL_AVG; },
                      [&] { return bad(op_, "op", "0 to 4", raw(reduce)); });
     }
@@ -93,7 +93,7 @@ private:
     infiniStatus_t status_;
 };
 
-infiniStatus_t backend_of(const char *op, infiniDevice_t device, const Backend **backend) {
+infiniStatus_t backend_of(const char *op, int device, const Backend **backend) {
     const char *name = device_name(device);
     *backend = name ? collectives_backend(device) : nullptr;
     if (*backend) {
@@ -102,7 +102,7 @@ infiniStatus_t backend_of(const char *op, infiniDevice_t device, const Backend *
     return name ? fail(INFINI_STATUS_DEVICE_TYPE_NOT_SUPPORTED, op,
                        std::string("no backend brings collectives for device '") + name + "'")
                 : fail(INFINI_STATUS_DEVICE_TYPE_NOT_SUPPORTED, op, "device_type", "a known device type",
-                       std::to_string(raw(device)));
+                       std::to_string(device));
 }
 
 infiniStatus_t current_backend(const char *op, Device *device, const Backend **backend) {
@@ -110,7 +110,7 @@ infiniStatus_t current_backend(const char *op, Device *device, const Backend **b
     return status == INFINI_STATUS_SUCCESS ? backend_of(op, device->type, backend) : status;
 }
 
-infiniStatus_t init_all(const char *op, infiniDevice_t device, infinicclComm_t *comms, int n, const int *ids) {
+infiniStatus_t init_all(const char *op, int device, infinicclComm_t *comms, int n, const int *ids) {
     if (!comms || !ids) {
         return fail_null(op, comms ? "device_ids" : "comms");
     }
@@ -124,7 +124,8 @@ infiniStatus_t init_all(const char *op, infiniDevice_t device, infinicclComm_t *
     const size_t count = static_cast<size_t>(n);
     std::vector<std::unique_ptr<InfinicclComm>> made;
     for (int rank = 0; rank < n; ++rank) {
-        made.push_back(std::make_unique<InfinicclComm>(InfinicclComm{device, ids[rank], nullptr, rank, n, backend}));
+        made.push_back(
+            std::make_unique<InfinicclComm>(InfinicclComm{backend->device, ids[rank], nullptr, rank, n, backend}));
     }
     std::vector<void *> natives(count);
     if (const infiniStatus_t status = invoke(op, *backend, &infinicclCollectives::init_all, natives.data(), n, ids)) {
@@ -173,7 +174,8 @@ using Table = infinicclCollectives;
 
 infiniStatus_t infinicclCommInitAll(infiniDevice_t device_type, infinicclComm_t *comms, int ndevice,
                                     const int *device_ids) {
-    return guarded(__func__, [&] { return init_all("infinicclCommInitAll", device_type, comms, ndevice, device_ids); });
+    return guarded(__func__,
+                   [&] { return init_all("infinicclCommInitAll", raw(device_type), comms, ndevice, device_ids); });
 }
 
 infiniStatus_t infinicclGetUniqueId(infinicclUniqueId_t *unique_id) {

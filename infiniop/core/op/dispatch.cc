@@ -18,7 +18,7 @@ struct Refusals {
     Failure first;
     std::string other_versions;
 
-    void refused(infiniStatus_t status, const OperatorSchema &schema, const Backend &backend) {
+    void refused(int status, const OperatorSchema &schema, const Backend &backend) {
         plugin_failed(status, schema.name, backend.name);
         if (first.status == INFINI_STATUS_SUCCESS) {
             first = last_failure();
@@ -67,7 +67,7 @@ infiniStatus_t choose_kernel(const OperatorSchema &schema, const InfiniopHandle 
         expect_plugin();
         const infiniStatus_t status = kernel->supports ? kernel->supports(kernel->ctx, &call) : INFINI_STATUS_SUCCESS;
         if (raw(status) != INFINI_STATUS_SUCCESS) {
-            refusals.refused(status, schema, *kernel->backend);
+            refusals.refused(raw(status), schema, *kernel->backend);
             continue;
         }
         if (i >= asked.first_fallback) {
@@ -156,7 +156,7 @@ infiniStatus_t create_state(InfiniopDescriptor &desc, const infiniopCall &call, 
     expect_plugin();
     const infiniStatus_t status = kernel.create(kernel.ctx, &call, &state, &workspace);
     if (raw(status) != INFINI_STATUS_SUCCESS) {
-        return plugin_failed(status, desc.schema->name, kernel.backend->name);
+        return plugin_failed(raw(status), desc.schema->name, kernel.backend->name);
     }
     desc.kernel = &kernel; // from here on the state is destroyed with the descriptor
     desc.calculate = kernel.calculate;
@@ -242,7 +242,7 @@ std::shared_ptr<InfiniopDescriptor> hold(InfiniopDescriptor *desc) {
                         : fail(INFINI_STATUS_NULL_POINTER, schema.name, "workspace", wanted, "NULL");
 }
 
-[[gnu::cold, gnu::noinline]] infiniStatus_t kernel_failed(const InfiniopDescriptor &desc, infiniStatus_t status) {
+[[gnu::cold, gnu::noinline]] infiniStatus_t kernel_failed(const InfiniopDescriptor &desc, int status) {
     return plugin_failed(status, desc.schema->name, desc.kernel->backend->name);
 }
 
@@ -291,7 +291,7 @@ struct RecordedCall {
     infiniStatus_t run(infinirtStream_t stream) const {
         const infiniopRun run{sizeof run, workspace, workspace_size, data.data(), attrs.data(), stream};
         const infiniStatus_t status = desc->calculate(desc->state, &run);
-        return raw(status) == INFINI_STATUS_SUCCESS ? status : kernel_failed(*desc, status);
+        return raw(status) == INFINI_STATUS_SUCCESS ? status : kernel_failed(*desc, raw(status));
     }
 };
 
@@ -326,7 +326,7 @@ infiniStatus_t run_checked(InfiniopDescriptor *desc, const infiniopRun &run) {
         return record(desc, run);
     }
     const infiniStatus_t status = desc->calculate(desc->state, &run);
-    return raw(status) == INFINI_STATUS_SUCCESS ? status : kernel_failed(*desc, status);
+    return raw(status) == INFINI_STATUS_SUCCESS ? status : kernel_failed(*desc, raw(status));
 }
 
 [[gnu::noinline]] infiniStatus_t run_late(InfiniopDescriptor *desc, infiniopRun &run) {

@@ -12,7 +12,7 @@ infiniStatus_t create_handle(const char *op, infiniopHandle_t *handle_ptr, const
     if (const infiniStatus_t status = current_device(op, &device)) {
         return status;
     }
-    if (backend && raw(backend->device) != raw(device.type)) {
+    if (backend && backend->device != device.type) {
         return fail(INFINI_STATUS_BAD_PARAM, op, "backend", "one for the current device " + device.backend->device_name,
                     backend->name + ", which is for " + backend->device_name);
     }
@@ -43,7 +43,7 @@ void row_major(InfiniopTensorDescriptor &d) {
 }
 
 infiniStatus_t create_tensor(infiniopTensorDescriptor_t *desc_ptr, size_t ndim, const size_t *shape,
-                             const ptrdiff_t *strides, infiniDtype_t dtype) {
+                             const ptrdiff_t *strides, const infiniDtype_t &dtype) {
     constexpr const char *op = "infiniopCreateTensorDescriptor";
     if (!desc_ptr || (ndim && !shape)) {
         return fail_null(op, desc_ptr ? "shape" : "desc_ptr");

@@ -142,7 +142,7 @@ infiniStatus_t infiniopGetDeviceName(infiniDevice_t device, const char **name) {
         if (!name) {
             return fail_null(op, "name");
         }
-        const char *found = device_name(device);
+        const char *found = device_name(raw(device));
         if (!found) {
             return fail(INFINI_STATUS_DEVICE_TYPE_NOT_SUPPORTED, op, "device", "a known device type",
                         std::to_string(raw(device)));

@@ -14,21 +14,20 @@ Current &current() {
     return device;
 }
 
-int native_id(infiniDevice_t type, int id) { return raw(type) == INFINI_DEVICE_CPU ? 0 : id; }
+int native_id(int type, int id) { return type == INFINI_DEVICE_CPU ? 0 : id; }
 
-infiniStatus_t no_runtime(const char *op, infiniDevice_t type) {
+infiniStatus_t no_runtime(const char *op, int type) {
     std::string text = std::string("no backend brings a runtime for device '") + device_name(type) + "'";
     for (const Backend *backend : all_backends()) {
-        if (!backend->error.empty() && raw(backend->device) == raw(type)) {
+        if (!backend->error.empty() && backend->device == type) {
             text += "; " + backend->name + " could not be loaded: " + backend->error;
         }
     }
     return fail(INFINI_STATUS_DEVICE_TYPE_NOT_SUPPORTED, op, text);
 }
 
-infiniStatus_t unknown_device(const char *op, infiniDevice_t type) {
-    return fail(INFINI_STATUS_DEVICE_TYPE_NOT_SUPPORTED, op, "device", "a known device type",
-                std::to_string(raw(type)));
+infiniStatus_t unknown_device(const char *op, int type) {
+    return fail(INFINI_STATUS_DEVICE_TYPE_NOT_SUPPORTED, op, "device", "a known device type", std::to_string(type));
 }
 
 infiniStatus_t count_devices(const char *op, const Backend &backend, int *count) {
@@ -51,15 +50,15 @@ infiniStatus_t current_device(const char *op, Device *device) {
     return INFINI_STATUS_SUCCESS;
 }
 
-infiniStatus_t explicit_device(const char *op, infiniDevice_t type, int id, Device *device) {
-    if (!known_device(type)) {
+infiniStatus_t explicit_device(const char *op, int type, int id, Device *device) {
+    if (!device_name(type)) {
         return unknown_device(op, type);
     }
     const Backend *backend = runtime_backend(type);
     if (!backend) {
         return no_runtime(op, type);
     }
-    if (raw(type) != INFINI_DEVICE_CPU) {
+    if (type != INFINI_DEVICE_CPU) {
         int count = 0;
         if (const infiniStatus_t status = count_devices(op, *backend, &count)) {
             return status;
@@ -70,7 +69,7 @@ infiniStatus_t explicit_device(const char *op, infiniDevice_t type, int id, Devi
                         std::to_string(id));
         }
     }
-    *device = {type, native_id(type, id), backend};
+    *device = {backend->device, native_id(type, id), backend};
     return INFINI_STATUS_SUCCESS;
 }
 
@@ -85,11 +84,11 @@ infiniStatus_t infinirtGetDeviceCount(infiniDevice_t device, int *count) {
         if (!count) {
             return fail_null("infinirtGetDeviceCount", "count");
         }
-        if (!known_device(device)) {
-            return unknown_device("infinirtGetDeviceCount", device);
+        if (!device_name(raw(device))) {
+            return unknown_device("infinirtGetDeviceCount", raw(device));
         }
         int found = 0;
-        if (const Backend *backend = runtime_backend(device)) {
+        if (const Backend *backend = runtime_backend(raw(device))) {
             if (const infiniStatus_t status = count_devices("infinirtGetDeviceCount", *backend, &found)) {
                 return status;
             }
@@ -116,14 +115,14 @@ infiniStatus_t infinirtGetAllDeviceCount(int *count_array) {
 infiniStatus_t infinirtSetDevice(infiniDevice_t device, int device_id) {
     return guarded(__func__, [&] {
         Device chosen;
-        if (const infiniStatus_t status = explicit_device("infinirtSetDevice", device, device_id, &chosen)) {
+        if (const infiniStatus_t status = explicit_device("infinirtSetDevice", raw(device), device_id, &chosen)) {
             return status;
         }
         const infiniStatus_t status = on(chosen, "infinirtSetDevice", [](const infinirtRuntime &r, int id) {
             return r.set_device ? r.set_device(id) : INFINI_STATUS_SUCCESS;
         });
         if (status == INFINI_STATUS_SUCCESS) {
-            current() = {device, device_id, chosen.backend};
+            current() = {chosen.type, device_id, chosen.backend};
         }
         return status;
     });
@@ -151,7 +150,7 @@ infiniStatus_t infinirtGetMemInfo(infiniDevice_t device, int device_id, size_t *
             return fail_null(op, free_bytes ? "total_bytes" : "free_bytes");
         }
         Device where;
-        if (const infiniStatus_t status = explicit_device(op, device, device_id, &where)) {
+        if (const infiniStatus_t status = explicit_device(op, raw(device), device_id, &where)) {
             return status;
         }
         if (!where.backend->runtime.mem_info) {
@@ -176,17 +175,17 @@ infiniStatus_t infinirtGetDeviceResourceSnapshot(infiniDevice_t device, int devi
             return fail_null(op, "snapshot");
         }
         Device where;
-        if (const infiniStatus_t status = explicit_device(op, device, device_id, &where)) {
+        if (const infiniStatus_t status = explicit_device(op, raw(device), device_id, &where)) {
             return status;
         }
         infinirtDeviceResourceSnapshot_t found{};
-        found.device_type = device;
+        found.device_type = where.type;
         found.device_id = device_id;
         infiniStatus_t status;
         if (where.backend->runtime.snapshot) {
             status = on(where, op, [&](const infinirtRuntime &r, int id) { return r.snapshot(id, &found); });
         } else {
-            status = infinirtGetMemInfo(device, device_id, &found.free_bytes, &found.total_bytes);
+            status = infinirtGetMemInfo(where.type, device_id, &found.free_bytes, &found.total_bytes);
             found.used_bytes = found.total_bytes - found.free_bytes;
             found.valid_fields = INFINIRT_RESOURCE_FIELD_MEMORY_CAPACITY;
         }

@@ -17,13 +17,13 @@ struct Device {
 std::string describe(const Device &device); // "nvidia 1"
 
 infiniStatus_t current_device(const char *op, Device *device);
-infiniStatus_t explicit_device(const char *op, infiniDevice_t type, int id, Device *device);
+infiniStatus_t explicit_device(const char *op, int type, int id, Device *device);
 
 // Call the runtime; a failure gets a message in any case.
 template <class Call> infiniStatus_t on(const Device &device, const char *op, Call &&call) {
     expect_plugin();
     const infiniStatus_t status = call(device.backend->runtime, device.id);
-    return raw(status) == INFINI_STATUS_SUCCESS ? status : plugin_failed(status, op, device.backend->name);
+    return raw(status) == INFINI_STATUS_SUCCESS ? status : plugin_failed(raw(status), op, device.backend->name);
 }
 
 } // namespace infini

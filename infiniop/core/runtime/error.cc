@@ -106,22 +106,23 @@ infiniStatus_t plugin_said(infiniStatus_t otherwise) noexcept {
     return errors.from_plugin && errors.last.status != INFINI_STATUS_SUCCESS ? errors.last.status : otherwise;
 }
 
-infiniStatus_t plugin_failed(infiniStatus_t status, std::string_view op, std::string_view plugin) {
+infiniStatus_t plugin_failed(int status, std::string_view op, std::string_view plugin) {
     ThreadErrors &errors = thread_errors();
-    if (std::strcmp(status_name(status), "unknown status") == 0) {
+    if (!status_name(status)) {
         return fail(INFINI_STATUS_INTERNAL_ERROR, op,
-                    "backend " + std::string(plugin) + " answered status " + std::to_string(raw(status)) +
+                    "backend " + std::string(plugin) + " answered status " + std::to_string(status) +
                         ", which is none");
     }
     if (!errors.from_plugin || errors.last.status != status) {
-        return fail(status, op, "backend " + std::string(plugin) + " answered " + status_name(status));
+        return fail(static_cast<infiniStatus_t>(status), op,
+                    "backend " + std::string(plugin) + " answered " + status_name(status));
     }
     errors.from_plugin = false;
     if (errors.last.op.empty()) {
         errors.last.op = op;
         errors.last.message = std::string(op) + ": " + errors.last.message;
     }
-    return status;
+    return errors.last.status;
 }
 
 void set_error(const infiniopError *error) noexcept {
@@ -153,8 +154,8 @@ void log(infiniopLogLevel level, const char *text) noexcept {
     }
 }
 
-const char *status_name(infiniStatus_t status) {
-    switch (raw(status)) {
+const char *status_name(int status) {
+    switch (status) {
     case INFINI_STATUS_SUCCESS:
         return "SUCCESS";
     case INFINI_STATUS_INTERNAL_ERROR:
@@ -182,7 +183,7 @@ const char *status_name(infiniStatus_t status) {
     case INFINI_STATUS_INSUFFICIENT_WORKSPACE:
         return "INSUFFICIENT_WORKSPACE";
     }
-    return "unknown status";
+    return nullptr;
 }
 
 } // namespace infini

@@ -27,16 +27,17 @@ infiniStatus_t fail_exception(std::string_view op) noexcept; // inside a catch b
 // Around a call into a plugin: forget what it said before; afterwards, pass its status on with a message in any case.
 void expect_plugin() noexcept;
 infiniStatus_t plugin_said(infiniStatus_t otherwise) noexcept; // the status that it has set since
-infiniStatus_t plugin_failed(infiniStatus_t status, std::string_view op, std::string_view plugin);
+infiniStatus_t plugin_failed(int status, std::string_view op, std::string_view plugin);
 
 // What plugins call through their host table.
 void set_error(const infiniopError *error) noexcept;
 void log(infiniopLogLevel level, const char *text) noexcept;
 
-const char *status_name(infiniStatus_t status);
+const char *status_name(int status); // nullptr: there is none of that number
 
-// An enum that came in from C: any int, so it is read as one.
-template <class Enum> int raw(Enum value) {
+// An enum that came in from C or from a plugin holds any int, so it is read as one and never loaded as an enum before
+// it is known to be good.
+template <class Enum> int raw(const Enum &value) {
     static_assert(sizeof(Enum) == sizeof(int));
     int number;
     __builtin_memcpy(&number, &value, sizeof number);

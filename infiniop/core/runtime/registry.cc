@@ -86,7 +86,7 @@ infiniDevice_t number_device(const std::string &name) {
     if (!lookup_device(name, &device)) {
         State &s = state();
         device = static_cast<infiniDevice_t>(INFINI_DEVICE_FIRST_REGISTERED + s.registered_devices.size());
-        s.registered_names.emplace(raw(device), name);
+        s.registered_names.emplace(device, name);
         s.registered_devices.emplace(name, device);
     }
     return device;
@@ -218,12 +218,11 @@ State &discovered() {
     return state();
 }
 
-template <class Bring> const Backend *first_of(infiniDevice_t device, Bring &&brings) {
+template <class Bring> const Backend *first_of(int device, Bring &&brings) {
     const State &s = discovered();
     const std::shared_lock lock(s.mutex);
-    const auto row = std::find_if(s.rows.begin(), s.rows.end(), [&](const auto &b) {
-        return b->error.empty() && raw(b->device) == raw(device) && brings(*b);
-    });
+    const auto row = std::find_if(s.rows.begin(), s.rows.end(),
+                                  [&](const auto &b) { return b->error.empty() && b->device == device && brings(*b); });
     return row == s.rows.end() ? nullptr : row->get();
 }
 
@@ -245,12 +244,12 @@ const Backend *find_backend(std::string_view name) {
     return find_row(name);
 }
 
-Candidates candidates(infiniDevice_t device) {
+Candidates candidates(int device) {
     const State &s = discovered();
     const std::shared_lock lock(s.mutex);
     Candidates result;
     const auto take = [&](const Backend *backend) {
-        if (backend && raw(backend->device) == raw(device) &&
+        if (backend && backend->device == device &&
             std::find(result.backends.begin(), result.backends.end(), backend) == result.backends.end()) {
             result.backends.push_back(backend);
         }
@@ -284,16 +283,15 @@ std::string who_has(std::string_view op) {
 
 const char *narrowing() { return state().wishes.narrowing.c_str(); }
 
-const Backend *runtime_backend(infiniDevice_t device) {
+const Backend *runtime_backend(int device) {
     return first_of(device, [](const Backend &b) { return b.has_runtime; });
 }
 
-const Backend *collectives_backend(infiniDevice_t device) {
+const Backend *collectives_backend(int device) {
     return first_of(device, [](const Backend &b) { return b.has_collectives; });
 }
 
-const char *device_name(infiniDevice_t device) {
-    const int number = raw(device);
+const char *device_name(int number) {
     if (number >= 0 && number < INFINI_DEVICE_TYPE_COUNT) {
         return builtin_devices[static_cast<size_t>(number)];
     }
@@ -302,8 +300,6 @@ const char *device_name(infiniDevice_t device) {
     const auto name = s.registered_names.find(number);
     return name == s.registered_names.end() ? nullptr : name->second.c_str();
 }
-
-bool known_device(infiniDevice_t device) { return device_name(device) != nullptr; }
 
 bool device_by_name(std::string_view name, infiniDevice_t *device) {
     const State &s = discovered();

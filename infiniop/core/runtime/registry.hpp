@@ -39,7 +39,7 @@ struct Backend {
     }
 };
 
-// Every call but device_name/device_by_name's built-in part discovers plugins first (once per process).
+// Every call discovers plugins first (once per process). Devices are infiniDevice_t or whatever number came in.
 
 std::vector<const Backend *> all_backends();
 const Backend *find_backend(std::string_view name); // loaded ones only
@@ -49,17 +49,16 @@ struct Candidates {
     std::vector<const Backend *> backends;
     size_t first_fallback = 0;
 };
-Candidates candidates(infiniDevice_t device);
+Candidates candidates(int device);
 // The names of those that have the operator, with their devices: "cpu (cpu), acme (toy)".
 std::string who_has(std::string_view op);
 const char *narrowing(); // INFINIOP_BACKENDS, or ""
 
 // The backend whose runtime (collectives) serves the device; nullptr: none.
-const Backend *runtime_backend(infiniDevice_t device);
-const Backend *collectives_backend(infiniDevice_t device);
+const Backend *runtime_backend(int device);
+const Backend *collectives_backend(int device);
 
-bool known_device(infiniDevice_t device);
-const char *device_name(infiniDevice_t device); // nullptr: no such device
+const char *device_name(int device); // nullptr: no such device
 bool device_by_name(std::string_view name, infiniDevice_t *device);
 
 infiniStatus_t load_backend(const char *path);

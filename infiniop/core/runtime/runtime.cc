@@ -77,7 +77,8 @@ template <class Call> infiniStatus_t allocate(const char *op, void **p_ptr, size
     return INFINI_STATUS_SUCCESS;
 }
 
-infiniStatus_t check_copy(const char *op, const void *dst, const void *src, size_t size, infinirtMemcpyKind_t kind) {
+infiniStatus_t check_copy(const char *op, const void *dst, const void *src, size_t size,
+                          const infinirtMemcpyKind_t &kind) {
     if (raw(kind) < INFINIRT_MEMCPY_H2H || raw(kind) > INFINIRT_MEMCPY_D2D) {
         return fail(INFINI_STATUS_BAD_PARAM, op, "kind", "0, 1, 2 or 3", std::to_string(raw(kind)));
     }
