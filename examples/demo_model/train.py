@@ -447,9 +447,7 @@ def evaluate(model: Llama, tokenizer: Tokenizer, documents: list[Document]) -> d
 
 
 @torch.no_grad()
-def generate(
-    model: Llama, tokenizer: Tokenizer, prompt: str, count: int, temperature: float
-) -> str:
+def generate(model: Llama, tokenizer: Tokenizer, prompt: str, count: int, temperature: float) -> str:
     """Continue a prompt; temperature 0 takes the likeliest token. No cache: the model is small."""
     ids = [END_OF_TEXT_ID, *tokenizer.encode(prompt).ids]
     for _ in range(count):

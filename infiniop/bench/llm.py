@@ -42,15 +42,20 @@ def run(dtype_name: str = "bfloat16", prompt: int = 512, tokens: int = 24, layer
         if peer := _transformers(folder, dtype_name):
             engines["transformers"] = peer
         ids = np.random.default_rng(0).integers(0, LLAMA_1B.vocab, prompt).tolist()
-        rounds = {name: [] for name in engines}
+        rounds: dict[str, list[tuple[float, float]]] = {name: [] for name in engines}
         for _ in range(3):
             for name, engine in engines.items():
                 rounds[name].append(engine(ids, tokens))
-    rates = {name: [statistics.median(r[i] for r in runs) for i in (0, 1)] for name, runs in rounds.items()}
-    peer_rates = rates.get("transformers", [None, None])
+    prefill, decode = ({n: statistics.median(r[i] for r in runs) for n, runs in rounds.items()} for i in (0, 1))
     return Result(
-        *rates["ours"], *peer_rates, weight_bytes, machine.read * 1e9 / weight_bytes, machine,
-    )  # fmt: skip
+        prefill=prefill["ours"],
+        decode=decode["ours"],
+        peer_prefill=prefill.get("transformers"),
+        peer_decode=decode.get("transformers"),
+        weight_bytes=weight_bytes,
+        limit_decode=machine.read * 1e9 / weight_bytes,
+        limits=machine,
+    )
 
 
 Engine = Callable[[list[int], int], tuple[float, float]]

@@ -50,7 +50,7 @@ class Registry:
                         f"the schema of {name} changed since version {rows[name]['version']}: "
                         f"run `infiniop gen --bump {name}`"
                     )
-                rows[name] |= {"version": int(rows[name]["version"]) + 1, "hash": digest}
+                rows[name] |= {"version": self.version(name) + 1, "hash": digest}
         return replace(self, operators=rows)
 
     def text(self) -> str:
