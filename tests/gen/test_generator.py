@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -115,12 +116,10 @@ TESTS = st.tuples(NUMBERS, st.sampled_from(["==", "!=", "<", "<=", ">", ">="]), 
 
 @given(st.lists(st.tuples(TESTS, st.sampled_from(["and", "or", "and not"])), min_size=1, max_size=3))
 def test_generated_expressions_translate(parts):
-    text = " ".join(f"{test} {joiner}" for test, joiner in parts[:-1]) + " " + parts[-1][0]
-    assert (
-        "e.axis" in expr.to_cpp(text, NAMES)
-        or "e.attrs" in expr.to_cpp(text, NAMES)
-        or "INT64_C" in expr.to_cpp(text, NAMES)
-    )
+    text = " ".join([*(f"{test} {joiner}" for test, joiner in parts[:-1]), parts[-1][0]])
+    translated = expr.to_cpp(text, NAMES)
+    assert translated.count("(") == translated.count(")")
+    assert translated.count("e.axis[1]") == len(re.findall(r"\bb\b", text))
 
 
 @pytest.mark.parametrize(
