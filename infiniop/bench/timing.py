@@ -8,13 +8,18 @@ from collections.abc import Callable, Mapping
 
 
 def medians(candidates: Mapping[str, Callable[[], object]], seconds: float = 0.4) -> dict[str, float]:
-    """Median seconds per call of each candidate, measured in turns for about `seconds` in all."""
-    repeats = {name: _repeats(call) for name, call in candidates.items()}
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    """Median seconds per call of each candidate, measured in turns for about `seconds` in all.
+
+    A candidate that alone takes longer is measured once: some peers take a minute where others take a millisecond.
+    """
+    first = {name: once(call) for name, call in candidates.items()}
+    repeats = {name: 1 if first[name] > 2e-3 else _repeats(call) for name, call in candidates.items()}
+    times: dict[str, list[float]] = {name: [t] if t > seconds else [] for name, t in first.items()}
     end = time.perf_counter() + seconds
-    while time.perf_counter() < end or any(len(t) < 3 for t in times.values()):
+    while time.perf_counter() < end or any(len(t) < 3 for name, t in times.items() if first[name] <= seconds):
         for name, call in candidates.items():
-            times[name].append(once(call, repeats[name]))
+            if first[name] <= seconds:
+                times[name].append(once(call, repeats[name]))
     return {name: statistics.median(t) for name, t in times.items()}
 
 
@@ -28,5 +33,4 @@ def once(call: Callable[[], object], repeats: int = 1) -> float:
 
 def _repeats(call: Callable[[], object]) -> int:
     """As many calls as take about two milliseconds: below that the clock and the loop would show."""
-    call()
     return max(1, min(10_000, int(2e-3 / max(once(call, 3), 1e-7))))

@@ -44,10 +44,10 @@ def bench_ops(
         rows.append(row)
         if not as_json:
             ratio = f"{row.ratio:6.2f}x torch" if row.ratio else "no torch"
-            console.print(
+            typer.echo(
                 f"{row.op:26} {row.dtype:9} {row.model} {row.phase:8} {row.us:10.1f} us  {ratio}  "
-                f"{row.limit:4.0%} of {row.bound}", highlight=False,
-            )  # fmt: skip
+                f"{row.limit:4.0%} of {row.bound}"
+            )
     if as_json:
         typer.echo(json.dumps(operators.as_json(rows)))
     else:
