@@ -55,11 +55,12 @@ bool offsets_fit(const infiniopTensorView &view) {
            !__builtin_mul_overflow(bytes, size, &bytes);
 }
 
-// Strides of axes with extent 1 never matter: make them what kernels expect.
+// Strides of axes with extent 1 never matter, and none of a tensor without elements: make them what kernels expect.
 void normalise_strides(const infiniopTensorView &view, Strides rule, ptrdiff_t *strides) {
+    const bool empty = is_empty(view);
     ptrdiff_t next = 1;
     for (size_t i = view.ndim; i-- > 0;) {
-        if (view.shape[i] == 1) {
+        if (empty || view.shape[i] == 1) {
             strides[i] = next;
         }
         if (__builtin_mul_overflow(strides[i], static_cast<ptrdiff_t>(std::max<size_t>(view.shape[i], 1)), &next)) {
@@ -355,10 +356,8 @@ private:
     }
 
     infiniStatus_t check_strides(size_t i) {
-        if (is_empty(view(i))) {
-            return INFINI_STATUS_SUCCESS;
-        }
-        if (const char *expected = stride_violation(tensor(i), view(i))) {
+        const char *expected = is_empty(view(i)) ? nullptr : stride_violation(tensor(i), view(i));
+        if (expected) {
             return error(INFINI_STATUS_BAD_TENSOR_STRIDES, i, expected,
                          strides_text(view(i)) + " for shape " + shape_text(view(i)));
         }
