@@ -28,7 +28,11 @@ template <class Range> std::string list(const Range &values, size_t count) {
 std::string shape_text(const infiniopTensorView &view) { return list(view.shape, view.ndim); }
 std::string strides_text(const infiniopTensorView &view) { return "strides " + list(view.strides, view.ndim); }
 
-// numel * itemsize and every reachable offset must fit in ptrdiff_t; extents of 0 count as 1.
+// Bytes of a tensor, and between its first and last element: beyond any address space, and small enough that a kernel
+// may multiply one extent by one stride without overflow.
+constexpr ptrdiff_t most_bytes = ptrdiff_t{1} << 60;
+
+// Extents of 0 count as 1.
 bool size_fits(const infiniopTensorView &view) {
     ptrdiff_t bytes = static_cast<ptrdiff_t>(std::max<size_t>(element_size(view.dtype), 1));
     for (size_t i = 0; i < view.ndim; ++i) {
@@ -36,7 +40,7 @@ bool size_fits(const infiniopTensorView &view) {
             return false;
         }
     }
-    return true;
+    return bytes <= most_bytes;
 }
 
 bool offsets_fit(const infiniopTensorView &view) {
@@ -52,7 +56,7 @@ bool offsets_fit(const infiniopTensorView &view) {
     const ptrdiff_t size = static_cast<ptrdiff_t>(std::max<size_t>(element_size(view.dtype), 1));
     ptrdiff_t bytes;
     return !__builtin_sub_overflow(high, low, &bytes) && !__builtin_add_overflow(bytes, 1, &bytes) &&
-           !__builtin_mul_overflow(bytes, size, &bytes);
+           !__builtin_mul_overflow(bytes, size, &bytes) && bytes <= most_bytes;
 }
 
 // Strides of axes with extent 1 never matter, and none of a tensor without elements: make them what kernels expect.
@@ -199,11 +203,10 @@ private:
 
     infiniStatus_t check_size(size_t i) {
         if (!size_fits(view(i))) {
-            return error(INFINI_STATUS_BAD_TENSOR_SHAPE, i, "a size in bytes that fits in 63 bits",
-                         shape_text(view(i)));
+            return error(INFINI_STATUS_BAD_TENSOR_SHAPE, i, "at most 2^60 bytes", shape_text(view(i)));
         }
         if (!is_empty(view(i)) && !offsets_fit(view(i))) {
-            return error(INFINI_STATUS_BAD_TENSOR_STRIDES, i, "offsets in bytes that fit in 63 bits",
+            return error(INFINI_STATUS_BAD_TENSOR_STRIDES, i, "offsets of at most 2^60 bytes",
                          shape_text(view(i)) + " with " + strides_text(view(i)));
         }
         return INFINI_STATUS_SUCCESS;
