@@ -278,11 +278,12 @@ void sizes() {
             [](Arguments &a) { a.t[OUT] = {{big, big, 4}, {1, 1, 1}}; });
     refused(INFINI_STATUS_BAD_TENSOR_SHAPE, "unit: out: expected at most 2^60 bytes",
             [](Arguments &a) { a.t[OUT] = {{0, big, big}}; });
-    refused(INFINI_STATUS_BAD_TENSOR_SHAPE, "fits", [](Arguments &a) { a.t[OUT] = {{SIZE_MAX, 3, 4}}; });
+    refused(INFINI_STATUS_BAD_TENSOR_SHAPE, "2^60 bytes", [](Arguments &a) { a.t[OUT] = {{SIZE_MAX, 3, 4}}; });
     refused(INFINI_STATUS_BAD_TENSOR_STRIDES, "unit: x: expected offsets of at most 2^60 bytes",
             [](Arguments &a) { a.t[X].strides = {PTRDIFF_MAX, 1}; });
-    refused(INFINI_STATUS_BAD_TENSOR_STRIDES, "fit", [](Arguments &a) { a.t[X].strides = {PTRDIFF_MIN, 1}; });
-    refused(INFINI_STATUS_BAD_TENSOR_STRIDES, "fit", [](Arguments &a) { a.t[X].strides = {PTRDIFF_MAX / 8, 1}; });
+    refused(INFINI_STATUS_BAD_TENSOR_STRIDES, "2^60 bytes", [](Arguments &a) { a.t[X].strides = {PTRDIFF_MIN, 1}; });
+    refused(INFINI_STATUS_BAD_TENSOR_STRIDES, "2^60 bytes",
+            [](Arguments &a) { a.t[X].strides = {PTRDIFF_MAX / 8, 1}; });
 }
 
 void attributes() {
