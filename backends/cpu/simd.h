@@ -57,13 +57,27 @@ template <class To, class From> To bit_cast(const From &from) {
 
 // ---- conversions ----------------------------------------------------------------------------------------------
 
-inline vf widen(vh h, bf16) { return bit_cast<vf>(__builtin_convertvector(h, vu) << 16); }
+// Between 16 and 32 bits; what is narrowed fits. By hand where the compiler takes several steps.
+#if defined(__AVX512F__)
+inline vu extend(vh h) { return (vu)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)h); }
+inline vh truncate(vu x) { return (vh)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)x); }
+#elif defined(__AVX2__)
+inline vu extend(vh h) { return (vu)_mm256_cvtepu16_epi32((__m128i)h); }
+inline vh truncate(vu x) {
+    return (vh)_mm_packus_epi32(_mm256_castsi256_si128((__m256i)x), _mm256_extracti128_si256((__m256i)x, 1));
+}
+#else
+inline vu extend(vh h) { return __builtin_convertvector(h, vu); }
+inline vh truncate(vu x) { return __builtin_convertvector(x, vh); }
+#endif
+
+inline vf widen(vh h, bf16) { return bit_cast<vf>(extend(h) << 16); }
 
 inline vh narrow(vf v, bf16) {
     const vu x = bit_cast<vu>(v);
-    const vu rounded = (x + 0x7fffu + ((x >> 16) & 1u)) >> 16;
-    const vu quiet = (x >> 16) | 0x40u;
-    return __builtin_convertvector((vu)(v != v ? quiet : rounded), vh);
+    const vu rounded = x + 0x7fffu + ((x >> 16) & 1u);
+    const vu quiet = x | 0x400000u;
+    return truncate((vu)(v != v ? quiet : rounded) >> 16);
 }
 
 #if defined(__AVX512F__)
@@ -76,7 +90,7 @@ inline vf widen(vh h, f16) { return (vf)_mm256_cvtph_ps((__m128i)h); }
 inline vh narrow(vf v, f16) { return (vh)_mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 #else
 inline vf widen(vh h, f16) {
-    const vu x = __builtin_convertvector(h, vu);
+    const vu x = extend(h);
     const vu magnitude = (x & 0x7fffu) << 13;
     const vu finite = bit_cast<vu>(bit_cast<vf>(magnitude) * 0x1p112f); // moves the exponent; subnormals come out right
     const vu special = magnitude | 0x7f800000u;
@@ -89,7 +103,7 @@ inline vh narrow(vf v, f16) {
     vu half = magnitude < 0x38800000u ? subnormal : normal;
     half = magnitude >= 0x47800000u ? (half & 0u) + 0x7c00u : half;
     half = magnitude > 0x7f800000u ? ((magnitude >> 13) & 0x3ffu) | 0x7e00u : half;
-    return __builtin_convertvector(half | ((x >> 16) & 0x8000u), vh);
+    return truncate(half | ((x >> 16) & 0x8000u));
 }
 #endif
 
@@ -209,8 +223,16 @@ template <class V> bool any(V mask) {
     return all != 0;
 }
 
+// b where one of them is NaN.
 template <class V> V max(V a, V b) { return a > b ? a : b; }
 template <class V> V min(V a, V b) { return a < b ? a : b; }
+#if defined(__AVX512F__)
+inline vf max(vf a, vf b) { return (vf)_mm512_maskz_max_ps(0xffff, (__m512)a, (__m512)b); }
+inline vf min(vf a, vf b) { return (vf)_mm512_maskz_min_ps(0xffff, (__m512)a, (__m512)b); }
+#elif defined(__AVX2__)
+inline vf max(vf a, vf b) { return (vf)_mm256_max_ps((__m256)a, (__m256)b); }
+inline vf min(vf a, vf b) { return (vf)_mm256_min_ps((__m256)a, (__m256)b); }
+#endif
 
 namespace detail {
 template <class V, size_t n = sizeof(V) / sizeof(V{}[0])> decltype(V{} < V{}) lane_numbers() {

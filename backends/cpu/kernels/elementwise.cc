@@ -30,7 +30,7 @@ struct Silu {
     template <class V> static V of(V x) { return x / (1.0f + exp(-x)); }
 };
 struct Gelu {
-    template <class V> static V of(V x) { return 0.5f * x * (1.0f + erf(x * V(splat<V>(0.70710678118654752440)))); }
+    template <class V> static V of(V x) { return gelu(x); }
 };
 struct Sigmoid {
     template <class V> static V of(V x) { return sigmoid(x); }
