@@ -90,6 +90,16 @@ def is_extension() -> bool:
     return not isinstance(load()[1], _Dlopened)
 
 
+def accelerator() -> Any:
+    """The compiled calls of `infiniop._fast`; None without it, and in cffi's ABI mode."""
+    if not is_extension():
+        return None
+    try:
+        return importlib.import_module("infiniop._fast")
+    except ImportError:
+        return None
+
+
 def callback(name: str, function: Any, error: Any = None) -> Any:
     """The C function pointer of a trampoline, which calls `function` from now on."""
     ffi, lib = load()

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ._library import ffi
+from ._library import accelerator, ffi
 from .device import Device
 from .errors import BadParamError, TensorDtypeError
 from .memory import pointer_to
@@ -27,6 +27,13 @@ _CHAR_POINTER = ffi.typeof("char *")
 
 
 torch_tensor: type | None = None  # torch.Tensor, once an array of torch has come in
+fast = accelerator()
+accelerated: set[type] = set()  # kinds of arrays that `fast` knows
+if fast is not None:
+    import _cffi_backend
+
+    fast.use(Tensor, np.ndarray, _cffi_backend._C_API, ffi.typeof("void *"))
+    accelerated.update((Tensor, np.ndarray))
 
 
 class SupportsDLPack(Protocol):
@@ -238,12 +245,20 @@ def _find(kind: type) -> Any:
         return _NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and issubclass(kind, torch.Tensor):
-        global torch_tensor
-        torch_tensor = torch.Tensor
+        _meet(torch.Tensor)
         return _TORCH
     if hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__"):
         return DLPACK
     raise TypeError(f"{kind.__name__} is no array: pass an infiniop.Tensor, NumPy, torch, or anything with __dlpack__")
+
+
+def _meet(kind: type) -> None:
+    """The first array of torch has come in."""
+    global torch_tensor
+    torch_tensor = kind
+    exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
+    if fast is not None and exchange is not None and fast.use_torch(kind, exchange):
+        accelerated.add(kind)
 
 
 doors = _Doors()

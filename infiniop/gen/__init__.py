@@ -26,7 +26,7 @@ def source_root() -> Path:
 
     root = Path(infiniop.operators.__file__).resolve().parent.parent
     if not (root / "registry.yaml").exists() or not (root / "include").exists():
-        raise FileNotFoundError("infiniop gen works in a source tree; this is an installed package")
+        raise FileNotFoundError("only a source tree has files to derive; this is an installed package")
     return root
 
 

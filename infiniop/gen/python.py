@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 from numpy import ndarray
 
 from . import arrays
-from ._call import CHAR_POINTER, NULL, call, cast, failed, from_buffer, here
+from ._call import CHAR_POINTER, NULL, call, cast, failed, fast_call, from_buffer, here
+from .arrays import accelerated
 from .tensor import Tensor
 
 if TYPE_CHECKING:
@@ -230,8 +231,11 @@ def _fast_path(operator: Operator) -> str:
     head = f"kind, status = {_argument(operator, operator.inputs[0])}.__class__, -1\n"
     result = ", ".join(_argument(operator, t) for t in operator.outputs)
     tail = f'if status == 0:\n    return {result}\nif status > 0:\n    raise failed("{operator.name}", status)\n'
+    compiled = [] if run else [_compiled_branch(operator)]
+    first = "elif kind is Tensor:" if compiled else "if kind is Tensor:"
     branches = [
-        _branch(operator, "if kind is Tensor:", "", "{0}._sig", "{0}._ptr", "KeyError, AttributeError, TypeError"),
+        *compiled,
+        _branch(operator, first, "", "{0}._sig", "{0}._ptr", "KeyError, AttributeError, TypeError"),
         _branch(
             operator, "elif kind is ndarray:", "_numpy",
             "{0}.shape, {0}.strides, {0}.dtype", "from_buffer({0})", "KeyError, AttributeError, TypeError, ValueError",
@@ -244,6 +248,19 @@ def _fast_path(operator: Operator) -> str:
         ),
     ]  # fmt: skip
     return f"if {given}stream is None and backend is None:\n" + textwrap.indent(head + "".join(branches) + tail, "    ")
+
+
+def _compiled_branch(operator: Operator) -> str:
+    """Arrays that `infiniop._fast` knows."""
+    attrs = _tuple(identifier(a.name) for a in operator.attrs)
+    tensors = ", ".join(_argument(operator, tensor) for tensor in operator.tensors)
+    return f"""\
+if kind in accelerated:
+    try:
+        status = fast_call(here.{operator.name}_fast, {attrs}, {tensors})
+    except AttributeError:
+        pass
+"""
 
 
 def _branch(
