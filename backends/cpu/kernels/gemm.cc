@@ -68,7 +68,7 @@ struct Gemm {
         s.b = operand(call, T::b);
         s.choose();
         if (s.form == Form::blocked) {
-            s.product = BlockedProduct(s.batch, s.m, s.n, s.k);
+            s.product = BlockedProduct(s.batch, s.m, s.n, s.k, s.b.column == 1);
         }
         workspace = s.form == Form::blocked ? s.product.workspace() : s.batch * s.m * padded(s.k) * sizeof(float);
         return INFINI_STATUS_SUCCESS;

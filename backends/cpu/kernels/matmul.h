@@ -10,8 +10,9 @@ namespace infiniop::cpu {
 class BlockedProduct {
 public:
     BlockedProduct() = default;
-    BlockedProduct(size_t batch, size_t m, size_t n, size_t k)
-        : batch_(batch), m_(m), n_(n), k_(k), lanes_(thread_count()) {
+    // b_across: neighbours in memory are neighbours in a row of B, not along k.
+    BlockedProduct(size_t batch, size_t m, size_t n, size_t k, bool b_across = false)
+        : batch_(batch), m_(m), n_(n), k_(k), lanes_(thread_count()), b_across_(b_across) {
         depth_ = std::min(k, max_depth);
         const size_t share = std::max<size_t>(1, std::min<size_t>(lanes_ / 2, 8));
         rows_ = block(m, tile_rows, macro_rows, max_a / std::max<size_t>(depth_, 1));
@@ -58,7 +59,8 @@ private:
     static constexpr size_t macro_columns = vector_bytes == 64 ? 256 : 192;
     static constexpr size_t depth_step = 256; // a panel of B stays in L1
     static constexpr size_t max_depth = 8192;
-    static constexpr size_t max_a = 4u << 20, max_b = 2u << 20; // floats that are packed at a time
+    static constexpr size_t across_panels = 16, across_step = 64; // packed together, so that B is read in long rows
+    static constexpr size_t max_a = 4u << 20, max_b = 2u << 20;   // floats that are packed at a time
 
     // What is packed at a time.
     struct Block {
@@ -94,23 +96,34 @@ private:
     }
 
     template <class PackA, class PackB> void pack(const Block &at, bool with_a, PackA &pack_a, PackB &pack_b) const {
-        const size_t a_panels = with_a ? div_up(at.rows, tile_rows) : 0, b_panels = div_up(at.columns, tile_columns);
-        const size_t all = a_panels + b_panels;
-        parallel_for(at.depth ? at.batches * all : 0, grain_for(at.depth * tile_columns * 4),
+        const size_t side = b_across_ ? across_panels : 1,
+                     step = b_across_ ? across_step : std::max<size_t>(at.depth, 1);
+        const size_t a_panels = with_a ? div_up(at.rows, tile_rows) : 0;
+        const size_t b_pieces = div_up(at.columns, side * tile_columns) * div_up(at.depth, step);
+        const size_t all = a_panels + b_pieces;
+        parallel_for(at.depth ? at.batches * all : 0, grain_for(side * step * tile_columns * 4),
                      [&](size_t begin, size_t end) {
                          for (size_t i = begin; i < end; i++) {
-                             const size_t g = i / all, panel = i % all;
-                             if (panel < a_panels) {
-                                 const size_t row = panel * tile_rows;
+                             const size_t g = i / all, piece = i % all;
+                             if (piece < a_panels) {
+                                 const size_t row = piece * tile_rows;
                                  pack_a(a_panel(at, g, row), at.batch + g, at.row + row,
                                         std::min(tile_rows, at.rows - row), at.k, at.depth);
                              } else {
-                                 const size_t column = (panel - a_panels) * tile_columns;
-                                 pack_b(b_panel(at, g, column), at.batch + g, at.column + column,
-                                        std::min(tile_columns, at.columns - column), at.k, at.depth);
+                                 pack_piece(at, g, piece - a_panels, side * tile_columns, step, pack_b);
                              }
                          }
                      });
+    }
+
+    // Packs `step` rows of `side` columns of B.
+    template <class PackB>
+    void pack_piece(const Block &at, size_t g, size_t piece, size_t side, size_t step, PackB &pack_b) const {
+        const size_t steps = div_up(at.depth, step), first = piece / steps * side, k = piece % steps * step;
+        for (size_t column = first; column < std::min(first + side, at.columns); column += tile_columns) {
+            pack_b(b_panel(at, g, column) + k * tile_columns, at.batch + g, at.column + column,
+                   std::min(tile_columns, at.columns - column), at.k + k, std::min(step, at.depth - k));
+        }
     }
 
     float *a_panel(const Block &at, size_t g, size_t row) const { return at.a + (g * rows_ + row) * at.depth; }
@@ -146,6 +159,7 @@ private:
     }
 
     size_t batch_ = 0, m_ = 0, n_ = 0, k_ = 0, lanes_ = 1;
+    bool b_across_ = false;
     size_t rows_ = 0, columns_ = 0, depth_ = 0, group_ = 1; // packed at a time
     size_t mc_ = 0, nc_ = 0;                                // macro tile
 };
