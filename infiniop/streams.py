@@ -18,7 +18,7 @@ StreamLike = Any  # Stream, torch.cuda.Stream, a native handle as an int, None (
 class Lane:
     """One device as one thread sees it: the stream that its work goes to, and its scratch memory."""
 
-    __slots__ = ("device", "graph", "handle", "plain", "scratch", "stream", "workspaces")
+    __slots__ = ("device", "graph", "handle", "plain", "reserved", "scratch", "stream", "workspaces")
 
     def __init__(self, device: Device):
         self.device = device
@@ -26,6 +26,7 @@ class Lane:
         self.handle = NULL
         self.graph: Graph | None = None
         self.scratch = NULL  # of the current stream; grows
+        self.reserved = 0  # bytes of it that plain calls count on
         self.plain = device.is_cpu  # a call needs nothing beside handle and scratch
         self.workspaces: dict[int, Storage] = {}
 
@@ -43,7 +44,15 @@ class Lane:
             return NULL
         if self.graph is not None and handle == self.handle:
             return self.graph.workspace(self.device, size)
-        key = 0 if self.device.is_cpu else address_of(handle)
+        return self._grown(0 if self.device.is_cpu else address_of(handle), handle, size)
+
+    def reserve(self, size: int) -> None:
+        """Plain calls find this much scratch memory, also when it is a capture or a nested call that says so."""
+        self.reserved = max(self.reserved, size)
+        if self.device.is_cpu and self.reserved:
+            self._grown(0, NULL, self.reserved)
+
+    def _grown(self, key: int, handle: Any, size: int) -> Any:
         known = self.workspaces.get(key)
         if known is None or known.nbytes < size:
             rounded = 1 << (size - 1).bit_length()
@@ -80,6 +89,7 @@ def nested() -> Iterator[None]:
     finally:
         for lane, scratch, workspaces, plain in saved:
             lane.scratch, lane.workspaces, lane.plain = scratch, workspaces, plain
+            lane.reserve(0)
 
 
 class Stream:

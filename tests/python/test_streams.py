@@ -42,6 +42,15 @@ def test_a_graph_keeps_descriptors_workspaces_and_memory() -> None:
     assert np.array_equal(view, expected)
 
 
+def test_a_plan_made_in_a_capture_serves_calls_after_it() -> None:
+    q = infiniop.asarray(np.random.default_rng(0).standard_normal((2, 7, 16)).astype(np.float32))
+    caches = infiniop.zeros((2, 8, 16)), infiniop.zeros((2, 8, 16))
+    with infiniop.capture() as graph:
+        recorded = ops.attention(q, q, q, *caches, pos=0)[0]
+    graph.launch()
+    assert np.array_equal(ops.attention(q, q, q, *caches, pos=0)[0].numpy(), recorded.numpy())
+
+
 def test_copies_are_recorded() -> None:
     source, target = infiniop.zeros(4), infiniop.zeros(4)
     with infiniop.capture() as graph:
