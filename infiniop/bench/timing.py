@@ -13,7 +13,7 @@ def medians(candidates: Mapping[str, Callable[[], object]], seconds: float = 0.4
     A candidate that alone takes longer is measured once: some peers take a minute where others take a millisecond.
     """
     first = {name: once(call) for name, call in candidates.items()}
-    repeats = {name: 1 if first[name] > 2e-3 else _repeats(call) for name, call in candidates.items()}
+    repeats = {name: 1 if first[name] > seconds else _repeats(call) for name, call in candidates.items()}
     times: dict[str, list[float]] = {name: [t] if t > seconds else [] for name, t in first.items()}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or any(len(t) < 3 for name, t in times.items() if first[name] <= seconds):
