@@ -266,21 +266,88 @@ def _topk(model: Model, phase: Phase, dtype: DType) -> Case:
 def _random_sample(model: Model, phase: Phase, dtype: DType) -> Case:
     probs = _random((model.vocab,), dtype)
 
+    def run() -> object:
+        return ops.random_sample(probs, random_val=0.5, topp=0.9, topk=50, temperature=0.8)
+
+    return Case(run, lambda torch: _sorted_sampling(torch, probs), _bytes(probs))
+
+
+@case("random_sample_batch")
+def _random_sample_batch(model: Model, phase: Phase, dtype: DType) -> Case | None:
+    if phase.tokens != 1:
+        return None
+    probs, rows = _random((4, model.vocab), dtype), 4
+    draws = {"random_val": [0.5] * rows, "topp": [0.9] * rows, "topk": [50] * rows, "temperature": [0.8] * rows}
+
+    def run() -> object:
+        return ops.random_sample_batch(probs, **draws, batch_size=rows)
+
+    return Case(run, lambda torch: _sorted_sampling(torch, probs), _bytes(probs))
+
+
+@case("sample")
+def _sample(model: Model, phase: Phase, dtype: DType) -> Case | None:
+    if phase.tokens != 1:
+        return None
+    logits, rows = _random((4, model.vocab), dtype), 4
+    per_row = [
+        np.full(rows, v, t) for v, t in ((0.8, "f4"), (50, "i4"), (0.9, "f4"), (0.0, "f4"), (1, "i8"), (7, "i8"))
+    ]
+    parameters = [infiniop.from_numpy(p) for p in per_row]
+    return Case(lambda: ops.sample(logits, *parameters), lambda torch: _sorted_sampling(torch, logits), _bytes(logits))
+
+
+def _sorted_sampling(torch: Any, logits: infiniop.Tensor) -> Callable[[], object]:
+    """Temperature, top-k and top-p by sorting, as torch users write it."""
+    (t,) = _torch(torch, logits)
+
+    def call() -> object:
+        values, order = torch.sort(t.float() / 0.8, descending=True)
+        p = torch.softmax(values, -1)
+        keep = (p.cumsum(-1) - p < 0.9) & (torch.arange(p.shape[-1]) < 50)
+        return order.gather(-1, torch.multinomial(p * keep, 1))
+
+    return call
+
+
+@case("attention")
+def _attention(model: Model, phase: Phase, dtype: DType) -> Case:
+    n, past, d = phase.tokens, phase.context - phase.tokens, model.head_dim
+    q, k, v = (_random((heads, n, d), dtype) for heads in (model.heads, model.kv_heads, model.kv_heads))
+    k_cache, v_cache = (_random((model.kv_heads, phase.context, d), dtype) for _ in range(2))
+    out = _random((n, model.heads, d), dtype)
+
     def peer(torch: Any) -> Callable[[], object]:
-        (t,) = _torch(torch, probs)
+        tq, tk, tv, kc, vc = _torch(torch, q, k, v, k_cache, v_cache)
+        attend = torch.nn.functional.scaled_dot_product_attention
 
         def call() -> object:
-            values, order = torch.sort(t.float() / 0.8, descending=True)
-            p = torch.softmax(values, 0)
-            keep = (p.cumsum(0) - p < 0.9) & (torch.arange(len(p)) < 50)
-            return order[torch.multinomial(p * keep, 1)]
+            kc[:, past:] = tk
+            vc[:, past:] = tv
+            attended = attend(tq[None], kc[None], vc[None], is_causal=n > 1, enable_gqa=True)
+            return attended[0].transpose(0, 1).contiguous()
 
         return call
 
     def run() -> object:
-        return ops.random_sample(probs, random_val=0.5, topp=0.9, topk=50, temperature=0.8)
+        return ops.attention(q, k, v, k_cache, v_cache, pos=past, out=out)
 
-    return Case(run, peer, _bytes(probs))
+    pairs = n * past + n * (n + 1) // 2
+    return Case(run, peer, _bytes(q, k_cache, v_cache, out), 4 * pairs * model.heads * d)
+
+
+@case("linear_pack")
+def _linear_pack(model: Model, phase: Phase, dtype: DType) -> Case | None:
+    if phase.tokens != 1:
+        return None
+    weight = _random((model.hidden, model.hidden), dtype)
+    packed = infiniop.empty((ops.linear_packed_size(weight).item(),), infiniop.uint8)
+
+    def peer(torch: Any) -> Callable[[], object]:
+        (t,) = _torch(torch, weight)
+        return lambda: t.t().contiguous()
+
+    return Case(lambda: ops.linear_pack(weight, out=packed), peer, _bytes(weight, packed))
 
 
 def _cache(model: Model, context: int, dtype: DType, sequences: int) -> tuple[infiniop.Tensor, ...]:

@@ -46,10 +46,9 @@ def _points(ops: Sequence[str] | None, dtypes: Sequence[str]) -> Iterable[tuple]
     from infiniop.operators import all_operators
 
     for name in ops or sorted(CASES):
-        operator = all_operators()[name]
-        allowed = operator.dtypes.get(operator.outputs[0].dtype) or operator.dtypes.get(operator.inputs[0].dtype)
+        allowed = [d for kinds in all_operators()[name].dtypes.values() for d in kinds]
         for kind in map(dtype, dtypes):
-            if allowed is None or kind in allowed:
+            if kind in allowed:
                 yield from ((name, model, phase, kind) for model in MODELS for phase in PHASES)
 
 
