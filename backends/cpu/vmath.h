@@ -1,4 +1,4 @@
-// exp, log, tanh, gelu of vectors. f32: but for gelu about 1–2 units in the last place, exact at infinities and NaN,
+// exp, log, gelu of vectors. f32: but for gelu about 1–2 units in the last place, exact at infinities and NaN,
 // subnormal results included; polynomials are minimax fits of our own. f64: the C library, lane by lane.
 #pragma once
 
@@ -62,18 +62,6 @@ inline vf log(vf x) {
 }
 
 inline vf abs(vf x) { return bit_cast<vf>(bit_cast<vu>(x) & 0x7fffffffu); }
-inline vf copy_sign(vf magnitude, vf sign) {
-    return bit_cast<vf>((bit_cast<vu>(magnitude) & 0x7fffffffu) | (bit_cast<vu>(sign) & 0x80000000u));
-}
-
-inline vf tanh(vf x) {
-    const vf a = abs(x), square = x * x;
-    const vf near =
-        detail::polynomial(square, -0.3333333f, 0.13333206f, -0.053946763f, 0.021700704f, -0.0081773984f, 0.002142962f);
-    const vf small = x * square * near + x;
-    const vf large = 1.0f - 2.0f / (exp(a + a) + 1.0f);
-    return a < 0.625f ? small : copy_sign(large, x);
-}
 
 // x Φ(x) = max(x, 0) - |x| Φ(-|x|), absolute error below 2e-7; the polynomial is the eighth root of Φ(-a). As the
 // formula does, minus infinity gives NaN.
@@ -92,9 +80,6 @@ inline vd exp(vd x) {
 }
 inline vd log(vd x) {
     return detail::lanewise(x, [](double v) { return std::log(v); });
-}
-inline vd tanh(vd x) {
-    return detail::lanewise(x, [](double v) { return std::tanh(v); });
 }
 inline vd gelu(vd x) {
     return detail::lanewise(x, [](double v) { return 0.5 * v * (1.0 + std::erf(v * 0.70710678118654752440)); });
