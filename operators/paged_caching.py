@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from infiniop.schema import (
+    F16,
     F32,
     FLOATS,
     I32,
@@ -59,6 +60,9 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
         padding = _arguments(rng, dtype, 8, 2, 8, 8)
         padding["slot_mapping"][::3] = -1
         yield Sample(f"{dtype.name}-padding", padding)
+    far = _arguments(rng, F16, 6, 2, 8, 8, nblocks=3)
+    far |= {name: empty((3, 2, 4, 8), F16, (2**30 + 8, 32, 8, 1)) for name in ("k_cache", "v_cache")}
+    yield Sample("F16-blocks-2-Gi-elements-away", far, tags=frozenset({"large"}))
     yield Sample("many-tokens", _arguments(rng, F32, 70_000, 1, 2, 2, nblocks=9000, block_size=8))
 
 
