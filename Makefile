@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip --disable-pip-version-check -q
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 .PHONY: demo test full build lint format clean
@@ -12,7 +11,7 @@ demo: $(VENV)/.lm
 	@$(BIN)/infiniop backends
 	@echo "== text by the small model in examples/demo_model, on the CPU backend"
 	@$(BIN)/infiniop generate examples/demo_model/model --prompt 'def read_lines(path):' --max-new-tokens 120 \
-	    --temperature 0.7 --seed 7
+	    --temperature 0.7 --top-p 0.9 --top-k 40 --seed 4
 
 test: $(VENV)/.dev build
 	$(BIN)/python -m pytest -n 2 tests
