@@ -36,7 +36,7 @@ class Binding:
         try:
             shapes.bind(tensor.shape, sig.shape, self.axes, self.groups, self.group_ranks)
         except shapes.Mismatch as error:
-            wanted = " or ".join(f"[{', '.join(a.split())}]" for a in tensor.shape.split("|"))
+            wanted = " or ".join(shapes.spelled(tensor.shape))
             raise TensorShapeError(
                 op=self.operator.name, argument=tensor.name, expected=wanted, got=f"{list(sig.shape)} ({error})"
             ) from None

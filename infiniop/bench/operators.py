@@ -32,9 +32,10 @@ class Row:
     bound: str
 
 
-def run(ops: Sequence[str] | None = None, dtypes: Sequence[str] = DTYPES, seconds: float = 0.4) -> Iterator[Row]:
+def run(
+    machine: limits.Limits, ops: Sequence[str] | None = None, dtypes: Sequence[str] = DTYPES, seconds: float = 0.4
+) -> Iterator[Row]:
     """Rows as they are measured. Cases without a dtype or a phase of the operator are left out."""
-    machine = limits.measure()
     torch = _torch()
     for name, model, phase, kind in _points(ops, dtypes):
         built = CASES[name](model, phase, kind)

@@ -36,11 +36,12 @@ def bench_ops(
             f"no benchmark for {', '.join(unknown)}; there are {', '.join(sorted(operators.CASES))}"
         )
     console = Console()
+    machine = limits.measure()
     if not as_json:
-        console.print(limits.measure().describe())
+        console.print(machine.describe())
         console.print("time of ours; torch / ours (above 1: we are faster); least time by the limit / ours")
     rows = []
-    for row in operators.run(op, dtype or operators.DTYPES, seconds):
+    for row in operators.run(machine, op, dtype or operators.DTYPES, seconds):
         rows.append(row)
         if not as_json:
             ratio = f"{row.ratio:6.2f}x torch" if row.ratio else "no torch"

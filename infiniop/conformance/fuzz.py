@@ -19,6 +19,7 @@ from infiniop._library import ffi, lib
 from infiniop.gen import signature
 from infiniop.operators import all_operators
 from infiniop.schema import Attr, Operator, Sample, Status, dtypes
+from infiniop.tensor import row_major
 
 SMALL = 1 << 16  # bytes of a sample's tensors: larger ones would only make rounds slow
 CALLABLE = 1 << 20  # bytes: spoiled descriptors beyond this are never given memory
@@ -53,7 +54,7 @@ class Description:
             return None
         if 0 in self.shape:
             return 0, 0
-        strides = self.strides or _row_major(self.shape)
+        strides = self.strides or row_major(self.shape)
         reach = [(n - 1) * s for n, s in zip(self.shape, strides, strict=True)]
         return -known * sum(r for r in reach if r < 0), known * (1 + sum(r for r in reach if r > 0))
 
@@ -200,13 +201,6 @@ def _describe(array: np.ndarray | None) -> Description:
     return Description(list(array.shape), [s // kind.itemsize for s in array.strides], kind.code)
 
 
-def _row_major(shape: Sequence[int]) -> list[int]:
-    strides = [1] * len(shape)
-    for i in range(len(shape) - 2, -1, -1):
-        strides[i] = strides[i + 1] * shape[i + 1]
-    return strides
-
-
 def _pick(rng: np.random.Generator, values: Sequence[Any]) -> Any:
     return values[int(rng.integers(len(values)))]
 
@@ -217,7 +211,7 @@ def _spoil(
     """One wrong thing among the descriptors or attributes."""
     d = described[_pick(rng, list(described))]
     if d.strides is None:
-        d.strides = _row_major(d.shape)
+        d.strides = list(row_major(d.shape))
     axis = int(rng.integers(len(d.shape))) if d.shape else None
     match rng.integers(9):
         case 0:

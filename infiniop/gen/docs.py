@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from infiniop.schema import Attr, Operator, Status, Strides, Tensor
+from infiniop.schema.shapes import spelled
 
 from . import headers, python, signature
 from .lock import Registry
@@ -77,7 +78,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _shape(tensor: Tensor) -> str:
-    return " or ".join(f"`[{', '.join(a.split())}]`" for a in tensor.shape.split("|"))
+    return " or ".join(f"`{text}`" for text in spelled(tensor.shape))
 
 
 def _dtype(op: Operator, tensor: Tensor) -> str:

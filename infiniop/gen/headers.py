@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from infiniop.schema import Attr, Operator, Role, Strides, Tensor
+from infiniop.schema.shapes import spelled
 
 from . import signature
 from .abi import Abi, Function
@@ -94,7 +95,7 @@ def _describe_tensor(operator: Operator, tensor: Tensor) -> str:
     dtypes = operator.dtypes.get(tensor.dtype)
     names = "/".join(d.name for d in dtypes) if dtypes else tensor.dtype
     same = f" (={tensor.dtype})" if dtypes and len(tensor.dtype) == 1 else ""
-    shape = " or ".join(f"[{', '.join(a.split())}]" for a in tensor.shape.split("|"))
+    shape = " or ".join(spelled(tensor.shape))
     role = {Role.IN: "in", Role.OUT: "out", Role.INOUT: "in/out"}[tensor.role]
     optional = ", may be NULL" if tensor.optional else ""
     doc = f": {tensor.doc}" if tensor.doc else ""

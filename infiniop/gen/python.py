@@ -7,7 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterable
 
-from infiniop.schema import REQUIRED, Attr, Operator, Role, Strides, Tensor, expr
+from infiniop.schema import REQUIRED, Attr, Operator, Role, Strides, Tensor, expr, shapes
 
 _WIDTH = 116
 _HEADER = '''\
@@ -85,8 +85,6 @@ def identifier(name: str) -> str:
 
 
 def _tokens(tensor: Tensor):
-    from infiniop.schema import shapes
-
     return [token for tokens in shapes.parse(tensor.shape) for token in tokens]
 
 
@@ -167,7 +165,7 @@ def _wrap_item(text: str) -> list[str]:
 
 def _describe_tensor(operator: Operator, tensor: Tensor) -> str:
     name = f"out ({tensor.name})" if tensor.role is Role.OUT else identifier(tensor.name)
-    shape = " or ".join(f"[{', '.join(a.split())}]" for a in tensor.shape.split("|"))
+    shape = " or ".join(shapes.spelled(tensor.shape))
     allowed = operator.dtypes.get(tensor.dtype)
     dtypes = f"{tensor.dtype} in {'/'.join(d.name for d in allowed)}" if allowed else tensor.dtype
     notes = [dtypes, _STRIDES[tensor.strides]]

@@ -24,6 +24,11 @@ def parse(shape: str) -> tuple[tuple[Token, ...], ...]:
     )
 
 
+def spelled(shape: str) -> list[str]:
+    """The alternatives as people read them: `["[m, n]", "[b, m, n]"]`."""
+    return [f"[{', '.join(alternative.split())}]" for alternative in shape.split("|")]
+
+
 def choose(shape: str, rank: int, group_ranks: Mapping[str, int]) -> tuple[Token, ...] | None:
     """The first alternative that a tensor of this rank fits, given the group ranks known so far."""
     for tokens in parse(shape):
