@@ -19,12 +19,17 @@ for isa in portable v3 v4 v4bf16; do
     fi
 done
 
+need() { # a command and the Debian package that has it
+    if ! command -v "$1" >/dev/null && [ "$(id -u)" = 0 ]; then apt-get install -y -q "$2" >/dev/null; fi
+    command -v "$1" >/dev/null || { echo "$1 is missing (apt-get install $2): skipped"; return 1; }
+}
+
 step "the portable build on a processor without AVX (qemu-user)"
-if ! command -v qemu-x86_64 >/dev/null && [ "$(id -u)" = 0 ]; then apt-get install -y -q qemu-user >/dev/null; fi
-if command -v qemu-x86_64 >/dev/null; then
-    tests/abi/baseline.sh qemu-x86_64 -cpu Nehalem
-else
-    echo "qemu-x86_64 is missing (apt-get install qemu-user): skipped"
+if need qemu-x86_64 qemu-user; then tests/abi/baseline.sh qemu-x86_64 -cpu Nehalem; fi
+
+step "C programs on arm64 (cross-compiled, qemu-user)"
+if need qemu-aarch64 qemu-user && need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu; then
+    tests/abi/arm64.sh qemu-aarch64 -L /usr/aarch64-linux-gnu
 fi
 
 for sanitizer in address thread; do

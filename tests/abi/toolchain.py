@@ -1,7 +1,8 @@
 """Compiling and running C and C++ programs against an installed prefix.
 
 `INFINI_ROOT` names another prefix than `infiniop root`, `INFINIOP_TEST_FLAGS` adds compiler flags (`sanitizers.sh` runs
-the same tests on an instrumented build), `INFINIOP_TEST_RUNNER` is a command to run programs with (`baseline.sh`).
+the same tests on an instrumented build), `INFINIOP_TEST_TOOLS` is a prefix of the compilers' names (`arm64.sh`),
+`INFINIOP_TEST_RUNNER` a command to run programs with (`baseline.sh`).
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Toolchain:
         return self.prefix / "lib"
 
     def compiler(self, cplusplus: bool) -> list[str]:
-        language = ["g++", "-std=c++17"] if cplusplus else ["gcc", "-std=c11"]
+        tools = os.environ.get("INFINIOP_TEST_TOOLS", "")
+        language = [f"{tools}g++", "-std=c++17"] if cplusplus else [f"{tools}gcc", "-std=c11"]
         extra = shlex.split(os.environ.get("INFINIOP_TEST_FLAGS", ""))
         return [
             *language,
