@@ -59,24 +59,31 @@ def bench_ops(
 def bench_llm(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
-    tokens: Annotated[int, typer.Option(help="Tokens to decode.")] = 24,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 24,
     layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has, for a quick look.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the engines take turns.")] = 3,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the installed peers as well.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Prefill and decode of a 1.24 B-parameter Llama shape with random weights, against transformers and the limit."""
+    """Prefill and decode of a 1.24 B-parameter Llama shape with random weights, against transformers, llama.cpp and the
+    limits."""
     from infiniop.bench import llm
 
-    result = llm.run(dtype, prompt, tokens, layers)
+    result = llm.run(dtype, prompt, tokens, layers, rounds, peers)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
         return
-    table = Table("", "tokens/s", "x transformers", "share of the limit")
-    table.add_row("prefill", f"{result.prefill:.1f}", _ratio(result.prefill, result.peer_prefill), "")
-    table.add_row("decode", f"{result.decode:.2f}", _ratio(result.decode, result.peer_decode),
-                  f"{result.decode / result.limit_decode:.0%} of read bandwidth")  # fmt: skip
-    console = Console()
-    console.print(result.limits.describe())
-    console.print(table)
+    typer.echo(result.limits.describe())
+    typer.echo(f"{result.threads} threads each; OMP_WAIT_POLICY {result.omp_wait_policy or 'not set'}; tokens/s")
+    for row in result.rows:
+        ours = "" if row is result.ours else f"  ours {result.ours.prefill / row.prefill:.2f}x"
+        of = "" if row.product_share is None else f"  {row.product_share:4.0%} of torch's bf16 product"
+        typer.echo(f"prefill {prompt:5} {row.engine:13}{row.prefill:9.1f}{of}{ours}")
+    for row in result.rows:
+        ours = "" if row is result.ours else f"  ours {result.ours.decode / row.decode:.2f}x"
+        typer.echo(f"decode        {row.engine:13}{row.decode:9.2f}  {row.read_share:4.0%} of read bandwidth{ours}")
+    for name in result.absent:
+        typer.echo(f"{name}: not installed")
 
 
 def bench_overhead(as_json: Json = False) -> None:
@@ -95,7 +102,3 @@ def bench_overhead(as_json: Json = False) -> None:
     for name, nanoseconds in doors.items():
         table.add_row(f"Python: {name}", f"{nanoseconds:.0f}")
     Console().print(table)
-
-
-def _ratio(ours: float, peer: float | None) -> str:
-    return f"{ours / peer:.2f}" if peer else "not installed"
