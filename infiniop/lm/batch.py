@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from .buffers import Buffers
     from .rope import RotaryTables
 
+_LEAST_WIDTH = 16  # blocks in the tables of a decode step
+
 
 @dataclass(frozen=True)
 class ForwardBatch:
@@ -51,6 +53,9 @@ class ForwardBatch:
 class DeviceBatch:
     """A batch on the device, in memory that is reused from step to step."""
 
+    sin: Tensor
+    cos: Tensor
+
     def __init__(self, host: ForwardBatch, rope: RotaryTables, buffers: Buffers):
         rows, self.sin, self.cos = rope.lookup(host.positions, host.lengths, host.offsets, buffers)
         self.host = host
@@ -61,4 +66,15 @@ class DeviceBatch:
         self.offsets: Tensor = buffers.put("offsets", host.offsets)
         self.kv_lengths: Tensor = buffers.put("kv_lengths", host.kv_lengths)
         self.slots: Tensor = buffers.put("slots", host.slots)
-        self.block_tables: Tensor = buffers.put("block_tables", host.block_tables)
+        tables = _widened(host.block_tables) if self.is_decode else host.block_tables
+        self.block_tables: Tensor = buffers.put("block_tables", tables)
+
+
+def _widened(tables: np.ndarray) -> np.ndarray:
+    """Block tables of few different widths, so that sequences grow within a recorded step."""
+    rows, blocks = tables.shape
+    if blocks == 1:
+        return tables
+    wide = np.zeros((rows, max(_LEAST_WIDTH, 1 << (blocks - 1).bit_length())), np.int32)
+    wide[:, :blocks] = tables
+    return wide

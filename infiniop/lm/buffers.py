@@ -26,6 +26,7 @@ class Buffers:
 
     def __init__(self, device: Any):
         self.device = device
+        self.moves = 0  # how often memory that had been given out was left for larger memory
         self._memory: dict[str, Tensor] = {}
         self._views: dict[_Key, Tensor] = {}
         self._aliases: dict[_Key, np.ndarray] = {}  # the same memory for NumPy, where it is the host's
@@ -52,6 +53,7 @@ class Buffers:
         count = math.prod(shape)
         memory = self._memory.get(name)
         if memory is None or memory.numel() < count:
+            self.moves += memory is not None
             memory = self._memory[name] = infiniop.empty((max(count, 1),), dtype=dtype, device=self.device)
             for known in (self._views, self._aliases):
                 for key in [key for key in known if key[0] == name]:

@@ -169,16 +169,13 @@ class InferEngine(GenerationMixin):
 
     # ------------------------------------------------------------------ running
 
-    def forward(self, batch: Any, cache: BlockCache | None = None, all_logits: bool = False) -> Any:
-        """Runs an `Input` and returns an `Output`. (Generation calls it with a batch and a cache, and gets logits.)"""
-        if isinstance(batch, ForwardBatch):
-            assert cache is not None
-            return self.model.forward(batch, cache, all_logits)
+    def forward(self, batch: Any) -> Any:
+        """One step for every request of an `Input`; returns an `Output`."""
         if not isinstance(batch, Input):
             raise TypeError(f"forward takes an InferEngine.Input, got {type(batch).__name__}")
-        step = _plan(batch, self._engine_cache())
-        logits = self.model.forward(step, self._engine_cache())
-        tokens = self.model.sample(logits, batch.sampling(step.size), step.lengths)
+        cache = self._engine_cache()
+        step = _plan(batch, cache)
+        tokens, logits = self.next_tokens(step, cache, batch.sampling(step.size))
         kept = (
             infiniop.empty(logits.shape, dtype=logits.dtype, device=self.device).copy_(logits)
             if batch.return_logits
@@ -191,8 +188,10 @@ class InferEngine(GenerationMixin):
             self.reset_cache(config)
         return self._engine_cache()
 
-    def sample(self, logits: Tensor, parameters: Sequence[SamplingParams], positions: np.ndarray) -> np.ndarray:
-        return self.model.sample(logits, parameters, positions)
+    def next_tokens(
+        self, batch: ForwardBatch, cache: BlockCache, parameters: Sequence[SamplingParams]
+    ) -> tuple[np.ndarray, Tensor]:
+        return self.model.next_tokens(batch, cache, parameters)
 
 
 def _per_request(name: str, value: Any, count: int) -> list[Any]:

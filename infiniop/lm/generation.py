@@ -94,13 +94,12 @@ class GenerationMixin:
     config: LlamaConfig
     generation_defaults: dict[str, Any]
 
-    def forward(self, batch: ForwardBatch, cache: BlockCache, all_logits: bool = False) -> Tensor:
+    def next_tokens(
+        self, batch: ForwardBatch, cache: BlockCache, parameters: Sequence[SamplingParams]
+    ) -> tuple[np.ndarray, Tensor]:
         raise NotImplementedError
 
     def generation_cache(self, lengths: Sequence[int], config: CacheConfig | None) -> BlockCache:
-        raise NotImplementedError
-
-    def sample(self, logits: Tensor, parameters: Sequence[SamplingParams], positions: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
     def generate(
@@ -264,8 +263,7 @@ class GenerationStream:
         chosen, pieces = self._choose(active, ids)
         lengths = [max(len(s.prompt), s.length) for s in chosen]
         batch = self._cache.batch([ids[s.row] for s in chosen], pieces, lengths)
-        logits = self._model.forward(batch, self._cache)
-        tokens = self._model.sample(logits, [s.params for s in chosen], np.array([s.length for s in chosen], np.int64))
+        tokens, _ = self._model.next_tokens(batch, self._cache, [s.params for s in chosen])
         events = []
         for sequence, piece, token in zip(chosen, pieces, tokens.tolist(), strict=True):
             del sequence.pending[: len(piece)]

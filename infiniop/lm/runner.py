@@ -21,8 +21,9 @@ from .generation import GenerationMixin
 from .hooks import HookRegistry
 from .layers import Module, Parameter
 from .operators import ALL_OPERATORS
+from .replay import DecodeGraphs
 from .rope import RotaryTables
-from .sampling import Sampler
+from .sampling import Sampler, SamplingParams
 
 if TYPE_CHECKING:
     from infiniop import Tensor
@@ -74,6 +75,7 @@ class CausalLM(Module, GenerationMixin):
         self._buffers = Buffers(device)
         self._f = Functional(str(device), available, self._buffers)
         self._sampler = Sampler(self._buffers, "sample" in available)
+        self._graphs = DecodeGraphs(self._buffers, device)
         self._rope = RotaryTables(config.rope_parameters, config.head_dim, self.dtype, device)
         self._hooks: HookRegistry | None = None
         self._cache: BlockCache | None = None
@@ -108,6 +110,7 @@ class CausalLM(Module, GenerationMixin):
         tensor = infiniop.asarray(param)
         self._check_shape(name, parameter, tuple(tensor.shape))
         parameter.tensor = self._placed(tensor)
+        self._graphs.clear()
 
     def load_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Takes every parameter from a checkpoint: views of the mapped files where dtype and device allow. Raises
@@ -129,6 +132,7 @@ class CausalLM(Module, GenerationMixin):
                 )
         for name, parameter in self._parameters.items():
             parameter.tensor = self._placed(infiniop.from_numpy(checkpoint.array(name)))
+        self._graphs.clear()
 
     def _is_redundant(self, name: str) -> bool:
         """Tensors that some checkpoints carry although they follow from others."""
@@ -174,14 +178,41 @@ class CausalLM(Module, GenerationMixin):
 
         The result is the model's own memory, valid until the next forward pass.
         """
+        return self._compute(self._step(batch, cache), all_logits)
+
+    def next_tokens(
+        self, batch: ForwardBatch, cache: BlockCache, parameters: Sequence[SamplingParams]
+    ) -> tuple[np.ndarray, Tensor]:
+        """The token i64 `[nreq]` that follows each request's last, and the logits `[nreq, vocab]` that it was drawn
+        from (the model's own memory, valid until the next forward pass).
+
+        A batch of single tokens without hooks is recorded when it comes a second time, and replayed from then on.
+        """
+        step = self._step(batch, cache)
+        self._sampler.prepare(parameters, batch.lengths)
+
+        def compute() -> None:
+            self._sampler.draw(self._compute(step))
+
+        if step.batch.is_decode and step.hooks is None:
+            self._graphs.run(compute, step.batch, cache)
+        else:
+            compute()
+        logits = step.scratch("logits", (batch.size, self.config.vocab_size))
+        return self._sampler.tokens(logits), logits
+
+    def _step(self, batch: ForwardBatch, cache: BlockCache) -> Step:
+        """A checked batch with its inputs on the device."""
         self._check_loaded()
         batch.check_tokens(self.config.vocab_size)
         self._check_context(batch)
         device_batch = DeviceBatch(batch, self._rope, self._buffers)
-        step = Step(self._f, self._buffers, device_batch, cache, self.dtype, self._hooks)
+        return Step(self._f, self._buffers, device_batch, cache, self.dtype, self._hooks)
+
+    def _compute(self, step: Step, all_logits: bool = False) -> Tensor:
         hidden = self.hidden_states(step)
         if not all_logits:
-            hidden = self._f.last_tokens(hidden, device_batch)
+            hidden = self._f.last_tokens(hidden, step.batch)
         out = step.scratch("logits", (hidden.shape[0], self.config.vocab_size))
         logits = self._f.linear(hidden, self.output_weight(), None, out)
         if step.hooks is not None:
@@ -223,9 +254,6 @@ class CausalLM(Module, GenerationMixin):
             self._cache = None  # its memory goes before the new one comes
             self._cache = self.new_cache(config or StaticKVCacheConfig(len(lengths), max(lengths)))
         return self._cache
-
-    def sample(self, logits: Tensor, parameters: Sequence[Any], positions: np.ndarray) -> np.ndarray:
-        return self._sampler(logits, parameters, positions)
 
 
 def _serves(cache: BlockCache, config: CacheConfig | None, lengths: Sequence[int]) -> bool:

@@ -49,7 +49,7 @@ class SamplingParams:
 
 
 class Sampler:
-    """Samples a token per row of logits, on the device where it has the operator."""
+    """Samples a token per row of logits, on the device where it has the operator: `prepare`, `draw`, `tokens`."""
 
     def __init__(self, buffers: Buffers, on_device: bool):
         self._buffers = buffers
@@ -57,17 +57,29 @@ class Sampler:
         self._parameters: list[SamplingParams] = []  # what is on the device, so that decode uploads positions only
         self._uploaded: dict[str, Tensor] = {}
 
-    def __call__(self, logits: Tensor, parameters: Sequence[SamplingParams], positions: np.ndarray) -> np.ndarray:
-        """Tokens i64 `[nreq]` for logits `[nreq, vocab]`; `positions` are the new tokens' positions in their
-        sequences."""
-        if not self._on_device:
-            return sample_on_host(infini_to_numpy(logits), **_columns(parameters), position=positions)
+    def prepare(self, parameters: Sequence[SamplingParams], positions: np.ndarray) -> None:
+        """Says what the next tokens are drawn by; `positions` i64 `[nreq]` are theirs in their sequences."""
+        self._positions = positions
         if list(parameters) != self._parameters:
-            self._uploaded = {n: self._buffers.put(f"sample_{n}", a) for n, a in _columns(parameters).items()}
             self._parameters = list(parameters)
-        position = self._buffers.put("sample_position", positions.astype(np.int64))
-        tokens = self._buffers.get("sample_tokens", (len(parameters),), I64)
-        return infini_to_numpy(ops.sample(logits, **self._uploaded, position=position, out=tokens)).copy()
+            if self._on_device:
+                self._uploaded = {n: self._buffers.put(f"sample_{n}", a) for n, a in _columns(parameters).items()}
+        if self._on_device:
+            self._uploaded["position"] = self._buffers.put("sample_position", positions)
+
+    def draw(self, logits: Tensor) -> None:
+        """The device's part, for logits `[nreq, vocab]`."""
+        if self._on_device:
+            ops.sample(logits, **self._uploaded, out=self._drawn())
+
+    def tokens(self, logits: Tensor) -> np.ndarray:
+        """Tokens i64 `[nreq]`, once `draw` has run."""
+        if self._on_device:
+            return infini_to_numpy(self._drawn()).copy()
+        return sample_on_host(infini_to_numpy(logits), **_columns(self._parameters), position=self._positions)
+
+    def _drawn(self) -> Tensor:
+        return self._buffers.get("sample_tokens", (len(self._parameters),), I64)
 
 
 def _columns(parameters: Sequence[SamplingParams]) -> dict[str, np.ndarray]:

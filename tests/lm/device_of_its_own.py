@@ -35,17 +35,31 @@ def on_arrays(reference):
     return lambda **arguments: reference(**{name: view(value) for name, value in arguments.items()})
 
 
+def count_replays() -> list[object]:
+    """An entry for each recorded step that is launched from now on."""
+    launched: list[object] = []
+    launch = infiniop.Graph.launch
+
+    def counted(graph, stream=None):
+        launched.append(graph)
+        launch(graph, stream)
+
+    infiniop.Graph.launch = counted
+    return launched
+
+
 def main() -> None:
     needed = ALL_OPERATORS - set(OPTIONAL_OPERATORS)
     kernels = {name: on_arrays(all_operators()[name].reference) for name in needed}
     infiniop.PythonBackend("island", device="island", runtime=PythonRuntime(), kernels=kernels).register()
     model = AutoLlamaModel.from_pretrained(sys.argv[1], device="island", dtype="float32")
     devices = {str(tensor.device) for tensor in model.state_dict().values()}
+    launched = count_replays()
     options = {"temperature": 0.7, "top_k": 30, "seed": 5}
     rows = json.loads(sys.argv[2])
     greedy = model.generate(rows, 6, cache_config=PagedKVCacheConfig(num_blocks=32, block_size=4)).token_ids
     sampled = model.generate(rows, 6, **options).token_ids
-    print(json.dumps({"devices": sorted(devices), "greedy": greedy, "sampled": sampled}))
+    print(json.dumps({"devices": sorted(devices), "greedy": greedy, "sampled": sampled, "replays": len(launched)}))
 
 
 main()

@@ -23,5 +23,6 @@ def test_a_new_device_runs_a_model(checkpoint, prompts, architecture):
     found = json.loads(done.stdout)
     here = AutoLlamaModel.from_pretrained(pair.path, dtype="float32")
     assert found["devices"] == ["island:0"]
+    assert found["replays"] == 4 + 4, "of five decode steps each, the first runs call by call"
     assert found["greedy"] == here.generate(rows, 6).token_ids
     assert found["sampled"] == here.generate(rows, 6, temperature=0.7, top_k=30, seed=5).token_ids
