@@ -68,7 +68,8 @@ struct Gemm {
         s.b = operand(call, T::b);
         s.choose();
         if (s.form == Form::blocked) {
-            s.product = BlockedProduct(s.batch, s.m, s.n, s.k, s.b.column == 1);
+            s.product = BlockedProduct(s.batch, s.m, s.n, s.k, word_elements_of(s.dtype),
+                                       s.b.column == 1 ? Source::across : Source::along);
         }
         workspace = s.form == Form::blocked ? s.product.workspace() : s.batch * s.m * padded(s.k) * sizeof(float);
         return INFINI_STATUS_SUCCESS;
@@ -110,17 +111,19 @@ struct Gemm {
         const E *pa = run.data<const E>(swapped ? T::b : T::a), *pb = run.data<const E>(swapped ? T::a : T::b);
         const Store<E> store{run.data<E>(T::c), c, float(run.real(A::alpha)), float(run.real(A::beta))};
         if (form == Form::blocked) {
-            product.run(
+            using P = panel_t<E>;
+            product.run<P>(
                 run.workspace<void>(),
-                [&](float *dst, size_t g, size_t row, size_t rows, size_t i, size_t count) {
+                [&](P *dst, size_t g, size_t row, size_t rows, size_t i, size_t count) {
                     pack_panel<tile_rows>(
                         dst, pa + ptrdiff_t(g) * a.batch + ptrdiff_t(row) * a.row + ptrdiff_t(i) * a.column, a.row,
                         a.column, rows, count);
                 },
-                [&](float *dst, size_t g, size_t column, size_t columns, size_t i, size_t count) {
+                [&](P *dst, size_t g, size_t column, size_t columns, size_t i, size_t count) {
                     pack_panel<tile_columns>(
                         dst, pb + ptrdiff_t(g) * b.batch + ptrdiff_t(column) * b.column + ptrdiff_t(i) * b.row,
                         b.column, b.row, columns, count);
+                    return Panel<P>{dst};
                 },
                 store);
             return;

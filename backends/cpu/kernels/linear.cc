@@ -51,7 +51,8 @@ struct State {
         if (s.few()) {
             workspace = s.m * padded(s.k) * sizeof(float);
         } else {
-            s.product = BlockedProduct(1, s.m, s.n, s.k);
+            s.product =
+                BlockedProduct(1, s.m, s.n, s.k, word_elements_of(s.dtype), s.packed ? Source::packed : Source::along);
             workspace = s.product.workspace();
         }
         return INFINI_STATUS_SUCCESS;
@@ -137,19 +138,20 @@ struct State {
     }
 
     template <class E> void many_rows(void *workspace, const E *x, const E *weight, const Store<E> &store) const {
+        using P = panel_t<E>;
         const size_t size = panel_elements(k, dtype);
-        product.run(
+        product.run<P>(
             workspace,
-            [&](float *dst, size_t, size_t row, size_t rows, size_t i, size_t count) {
+            [&](P *dst, size_t, size_t row, size_t rows, size_t i, size_t count) {
                 pack_panel<tile_rows>(dst, x + ptrdiff_t(row) * x_row + i, x_row, 1, rows, count);
             },
-            [&](float *dst, size_t, size_t column, size_t columns, size_t i, size_t count) {
+            [&](P *dst, size_t, size_t column, size_t columns, size_t i, size_t count) {
                 if (packed) {
-                    widen_panel(dst, weight + column / panel_rows * size, column % panel_rows, i, count);
-                } else {
-                    pack_panel<tile_columns>(dst, weight + ptrdiff_t(column) * weight_row + i, weight_row, 1, columns,
-                                             count);
+                    return panel_of(dst, weight + column / panel_rows * size, column % panel_rows, i, count);
                 }
+                pack_panel<tile_columns>(dst, weight + ptrdiff_t(column) * weight_row + i, weight_row, 1, columns,
+                                         count);
+                return Panel<P>{dst};
             },
             store);
     }

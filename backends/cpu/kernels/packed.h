@@ -121,19 +121,25 @@ template <class T> void panel_product(const T *panel, const float *x, size_t few
     }
 }
 
-// ---- many rows: to the f32 panels of the blocked product ------------------------------------------------------------
+// ---- many rows: the panels of the blocked product ------------------------------------------------------------------
 
-// dst[count][tile_columns] from columns k … of the panel's rows row … ; k is even.
-template <class T> void widen_panel(float *dst, const T *panel, size_t row, size_t k, size_t count) {
+// Columns k … of the panel's rows row …, widened into dst[count][tile_columns] if need be; k is even.
+template <class T, class P> Panel<P> panel_of(P *dst, const T *panel, size_t row, size_t k, size_t count) {
     constexpr size_t step = panel_step<T>;
-    for (size_t i = 0; i < count; i += step) {
-        const T *p = panel + (k + i) * panel_rows + row * step;
-        for (size_t g = 0; g < tile_columns; g += width) {
-            store(dst + i * tile_columns + g, load_half<0>(p + g * step));
-            if (step == 2 && i + 1 < count) {
-                store(dst + (i + 1) * tile_columns + g, load_half<1>(p + g * step));
+    const T *from = panel + k * panel_rows + row * step;
+    if constexpr (std::is_same_v<P, T>) {
+        return {from, panel_rows};
+    } else {
+        for (size_t i = 0; i < count; i += step) {
+            const T *p = from + i * panel_rows;
+            for (size_t g = 0; g < tile_columns; g += width) {
+                store(dst + i * tile_columns + g, load_half<0>(p + g * step));
+                if (step == 2 && i + 1 < count) {
+                    store(dst + (i + 1) * tile_columns + g, load_half<1>(p + g * step));
+                }
             }
         }
+        return {dst};
     }
 }
 

@@ -1,5 +1,4 @@
-// The register tile of a matrix product, and packing into the panels that it reads. Everything here is f32: packing
-// widens half types.
+// The register tile of a matrix product, and packing into the panels that it reads.
 #pragma once
 
 #include <algorithm>
@@ -16,37 +15,80 @@ constexpr size_t tile_columns = 2 * width;
 constexpr size_t round_up(size_t n, size_t step) { return (n + step - 1) / step * step; }
 constexpr size_t div_up(size_t n, size_t step) { return (n + step - 1) / step; }
 
-// c[R, tile_columns] += a[R, k] * b[k, tile_columns]. A's strides are free; b and c have rows ldb and ldc floats apart.
-template <size_t R>
-void multiply_tile(size_t k, const float *a, size_t a_row, size_t a_col, const float *b, size_t ldb, float *c,
-                   size_t ldc) {
-    vf acc[R][2];
-#pragma GCC unroll 16
-    for (size_t r = 0; r < R; r++) {
-        acc[r][0] = load(c + r * ldc);
-        acc[r][1] = load(c + r * ldc + width);
-    }
-    for (size_t i = 0; i < k; i++) {
-        const vf b0 = load(b), b1 = load(b + width);
-#pragma GCC unroll 16
-        for (size_t r = 0; r < R; r++) {
-            const vf x = splat<vf>(a[r * a_row]);
-            acc[r][0] += x * b0;
-            acc[r][1] += x * b1;
-        }
-        a += a_col;
-        b += ldb;
-    }
-#pragma GCC unroll 16
-    for (size_t r = 0; r < R; r++) {
-        store(c + r * ldc, acc[r][0]);
-        store(c + r * ldc + width, acc[r][1]);
-    }
+// ---- words --------------------------------------------------------------------------------------------------------
+
+// A panel consists of words of 32 bits: an f32, or two bf16 that are neighbours along k. Lengths and strides are in
+// words. panel_t<T>: what a product of T multiplies; packing widens to f32 what the processor cannot multiply itself.
+template <class P> constexpr size_t word_elements = std::is_same_v<P, bf16> ? 2 : 1;
+
+#if defined(__AVX512BF16__)
+template <class T> using panel_t = std::conditional_t<std::is_same_v<T, bf16>, bf16, float>;
+#else
+template <class T> using panel_t = float;
+#endif
+
+inline size_t word_elements_of(infiniDtype_t dtype) {
+    return dtype == INFINI_DTYPE_BF16 ? word_elements<panel_t<bf16>> : 1;
 }
 
-// a packed: a[k][tile_rows]
-template <size_t R> void multiply_panels(size_t k, const float *a, const float *b, float *c, size_t ldc) {
-    multiply_tile<R>(k, a, 1, tile_rows, b, tile_columns, c, ldc);
+// Words of tile_columns columns of a right operand, consecutive along k `ld` words apart.
+template <class P> struct Panel {
+    const P *data;
+    size_t ld = tile_columns;
+};
+
+namespace detail {
+inline vf splat_word(const float *p) { return splat<vf>(*p); }
+inline vf load_words(const float *p) { return load(p); }
+inline vf multiply_add(vf sum, vf a, vf b, float) { return sum + a * b; }
+#if defined(__AVX512BF16__)
+inline vf splat_word(const bf16 *p) {
+    int word;
+    std::memcpy(&word, p, sizeof(word));
+    return (vf)_mm512_set1_epi32(word);
+}
+inline vf load_words(const bf16 *p) { return load_bits<vf>(p, All{}); }
+// Takes subnormal numbers for 0, and rounds after each of the two products.
+inline vf multiply_add(vf sum, vf a, vf b, bf16) { return (vf)_mm512_dpbf16_ps((__m512)sum, (__m512bh)a, (__m512bh)b); }
+#endif
+} // namespace detail
+
+// c[R, V vectors] += a[R, k] * b[k, V vectors]. A's strides are free; rows of b and c are ldb and ldc apart.
+template <size_t R, size_t V = 2, class P>
+void multiply_tile(size_t k, const P *a, size_t a_row, size_t a_col, const P *b, size_t ldb, float *c, size_t ldc) {
+    constexpr size_t e = word_elements<P>;
+    vf acc[R][V];
+#pragma GCC unroll 16
+    for (size_t r = 0; r < R; r++) {
+#pragma GCC unroll 2
+        for (size_t v = 0; v < V; v++) {
+            acc[r][v] = load(c + r * ldc + v * width);
+        }
+    }
+    for (size_t i = 0; i < k; i++) {
+        vf y[V];
+#pragma GCC unroll 2
+        for (size_t v = 0; v < V; v++) {
+            y[v] = detail::load_words(b + v * width * e);
+        }
+#pragma GCC unroll 16
+        for (size_t r = 0; r < R; r++) {
+            const vf x = detail::splat_word(a + r * a_row * e);
+#pragma GCC unroll 2
+            for (size_t v = 0; v < V; v++) {
+                acc[r][v] = detail::multiply_add(acc[r][v], x, y[v], P{});
+            }
+        }
+        a += a_col * e;
+        b += ldb * e;
+    }
+#pragma GCC unroll 16
+    for (size_t r = 0; r < R; r++) {
+#pragma GCC unroll 2
+        for (size_t v = 0; v < V; v++) {
+            store(c + r * ldc + v * width, acc[r][v]);
+        }
+    }
 }
 
 // Calls f(Count<n>{}) with n known to the compiler, 1 <= n <= Max.
@@ -92,13 +134,19 @@ template <size_t S = width / 2> void transpose(vf (&v)[width]) {
 }
 
 namespace detail {
-// `row(r)` points at row r, whose elements are neighbours.
-template <size_t P, class Row, class Part> void pack_columns(float *dst, Row &&row, size_t rows, size_t k, Part part) {
-    constexpr size_t groups = div_up(P, width);
+template <class T> vf load_words(const T *p, size_t i, float, All) { return load(p + i); }
+template <class T> vf load_words(const T *p, size_t i, float, First part) { return load(p + i, part); }
+inline vf load_words(const bf16 *p, size_t i, bf16, All) { return load_bits<vf>(p + 2 * i, All{}); }
+inline vf load_words(const bf16 *p, size_t i, bf16, First part) { return load_bits<vf>(p + 2 * i, First{2 * part.n}); }
+
+// Words i … of `rows` rows into dst[i …][N]; row(r) points at row r, whose elements are neighbours.
+template <size_t N, class P, class Row, class Part>
+void pack_words(P *dst, Row &&row, size_t rows, size_t i, Part part) {
+    constexpr size_t groups = div_up(N, width), e = word_elements<P>;
     vf v[groups][width];
     for (size_t g = 0; g < groups; g++) {
-        for (size_t i = 0; i < width; i++) {
-            v[g][i] = g * width + i < rows ? load(row(g * width + i) + k, part) : vf{};
+        for (size_t r = 0; r < width; r++) {
+            v[g][r] = g * width + r < rows ? load_words(row(g * width + r), i, P{}, part) : vf{};
         }
         transpose(v[g]);
     }
@@ -106,40 +154,73 @@ template <size_t P, class Row, class Part> void pack_columns(float *dst, Row &&r
     if constexpr (!std::is_same_v<Part, All>) {
         count = part.n;
     }
-    for (size_t i = 0; i < count; i++) {
+    for (size_t j = 0; j < count; j++) {
         for (size_t g = 0; g < groups; g++) {
-            if constexpr (P % width) {
+            P *p = dst + ((i + j) * N + g * width) * e;
+            if constexpr (N % width) {
                 if (g + 1 == groups) {
-                    store(dst + (k + i) * P + g * width, v[g][i], First{P % width});
+                    store_bits(p, v[g][j], First{N % width * e});
                     continue;
                 }
             }
-            store(dst + (k + i) * P + g * width, v[g][i]);
+            store_bits(p, v[g][j], All{});
         }
     }
+}
+
+// One word of each row: dst[N] from elements `stride` apart; `next`: the word's second element, or null for 0.
+template <size_t N, class T> void pack_across(float *dst, const T *src, const T *, ptrdiff_t stride, size_t rows) {
+    if (stride == 1) {
+        for_vectors<width>(rows, [&](size_t r, auto part) { store(dst + r, load(src + r, part), part); });
+    } else {
+        for (size_t r = 0; r < rows; r++) {
+            dst[r] = get(src[ptrdiff_t(r) * stride]);
+        }
+    }
+    std::fill(dst + rows, dst + N, 0.0f);
+}
+template <size_t N> void pack_across(bf16 *dst, const bf16 *src, const bf16 *next, ptrdiff_t stride, size_t rows) {
+    if (stride == 1) {
+        for_vectors<width>(rows, [&](size_t r, auto part) {
+            const vu low = extend(load_bits<vh>(src + r, part));
+            const vu high = next ? extend(load_bits<vh>(next + r, part)) : vu{};
+            store(reinterpret_cast<float *>(dst + 2 * r), bit_cast<vf>((vu)(low | high << 16)), part);
+        });
+    } else {
+        for (size_t r = 0; r < rows; r++) {
+            dst[2 * r] = src[ptrdiff_t(r) * stride];
+            dst[2 * r + 1] = next ? next[ptrdiff_t(r) * stride] : bf16{};
+        }
+    }
+    std::fill(dst + 2 * rows, dst + 2 * N, bf16{});
 }
 } // namespace detail
 
-// dst[k][P] from `rows` rows given by pointers; rows beyond come as 0.
-template <size_t P, class Row> void pack_rows(float *dst, Row &&row, size_t rows, size_t k) {
-    for_vectors<width>(k, [&](size_t i, auto part) { detail::pack_columns<P>(dst, row, rows, i, part); });
+// A panel dst[words of k][N] from `rows` rows given by pointers; rows beyond come as 0.
+template <size_t N, class P, class Row> void pack_rows(P *dst, Row &&row, size_t rows, size_t k) {
+    constexpr size_t e = word_elements<P>;
+    for_vectors<width>(k / e, [&](size_t i, auto part) { detail::pack_words<N>(dst, row, rows, i, part); });
+    if constexpr (e > 1) {
+        if (k % e == 0) {
+            return;
+        }
+        P *last = dst + (k - 1) * N;
+        std::fill_n(last, N * e, P{});
+        for (size_t r = 0; r < rows; r++) {
+            last[r * e] = row(r)[k - 1];
+        }
+    }
 }
 
-// dst[k][P] from the matrix src[rows, k] of the given strides; rows beyond come as 0.
-template <size_t P, class T>
-void pack_panel(float *dst, const T *src, ptrdiff_t row_stride, ptrdiff_t col_stride, size_t rows, size_t k) {
+// A panel dst[words of k][N] from the matrix src[rows, k] of the given strides; rows beyond come as 0.
+template <size_t N, class P, class T>
+void pack_panel(P *dst, const T *src, ptrdiff_t row_stride, ptrdiff_t col_stride, size_t rows, size_t k) {
+    constexpr size_t e = word_elements<P>;
     if (col_stride == 1) {
-        return pack_rows<P>(dst, [&](size_t r) { return src + ptrdiff_t(r) * row_stride; }, rows, k);
+        return pack_rows<N>(dst, [&](size_t r) { return src + ptrdiff_t(r) * row_stride; }, rows, k);
     }
-    for (size_t i = 0; i < k; i++, src += col_stride, dst += P) {
-        if (row_stride == 1) {
-            for_vectors<width>(rows, [&](size_t r, auto part) { store(dst + r, load(src + r, part), part); });
-        } else {
-            for (size_t r = 0; r < rows; r++) {
-                dst[r] = get(src[ptrdiff_t(r) * row_stride]);
-            }
-        }
-        std::fill(dst + rows, dst + P, 0.0f);
+    for (size_t i = 0; i < k; i += e, src += ptrdiff_t(e) * col_stride, dst += N * e) {
+        detail::pack_across<N>(dst, src, i + 1 < k ? src + col_stride : nullptr, row_stride, rows);
     }
 }
 
