@@ -153,6 +153,20 @@ class Operation:
         binding = Binding(self.schema, dict(zip(self.tensor_names, sigs, strict=True)), scalars)
         return {index: int(binding.value(text)) for index, text in wanted.items()}
 
+    def signature(self, index: int, array: Any) -> Signature | None:
+        """Of one argument; what is wrong with it is said in its name."""
+        if array is None:
+            return None
+        try:
+            return describe(array)
+        except errors.InfiniopError as error:
+            raise self.named(error, index) from None
+
+    def named(self, error: errors.InfiniopError, index: int) -> errors.InfiniopError:
+        """What is wrong with an array, as what is wrong with the argument."""
+        argument = self.tensor_names[index]
+        return type(error)(f"{self.name}: {argument}: {error}", op=self.name, argument=argument, got=error.got)
+
     def check_arguments(self, sigs: Sequence[Signature | None]) -> Device:
         """All tensors on one device, outputs writable, nothing required missing; returns the device."""
         first = sigs[self.first_input]
@@ -200,7 +214,7 @@ class Operation:
 
     def plan(self, arrays: Sequence[Any], attrs: Sequence[Any], backend: str | None, extra: Mapping[str, Any]) -> Plan:
         """What calls with arguments of these signatures share."""
-        sigs: list[Signature | None] = [None if a is None else describe(a) for a in arrays]
+        sigs = [self.signature(i, a) for i, a in enumerate(arrays)]
         device = self.check_arguments(sigs)
         made: list[tuple[int, Signature]] = []
         if any(sigs[i] is None and not self.schema.tensors[i].optional for i in self.fresh):
@@ -283,7 +297,7 @@ def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: st
     keys: list[Any] = [backend, operation.key_of(attrs)]
     pointers = []
     used: Sequence[Any] = arrays
-    for array in arrays:
+    for index, array in enumerate(arrays):
         if array is None:
             keys.append(None)
             pointers.append(NULL)
@@ -294,7 +308,10 @@ def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: st
             used = [borrowed if a is array else a for a in used]
             key, pointer = borrowed._sig, borrowed._ptr
         else:
-            key, pointer = door.enter(array)
+            try:
+                key, pointer = door.enter(array)
+            except errors.InfiniopError as error:
+                raise operation.named(error, index) from None
         keys.append(key)
         pointers.append(pointer)
     if extra:

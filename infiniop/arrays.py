@@ -152,7 +152,8 @@ class _NumpyDoor:
 
 
 @functools.cache
-def _torch_dtypes() -> tuple[dict[Any, DType], dict[DType, Any]]:
+def torch_dtypes() -> tuple[dict[Any, DType], dict[DType, Any]]:
+    """torch's dtypes that infiniop has, and the other way round."""
     torch = sys.modules["torch"]
     names = {
         "bool": _dtypes.BOOL, "int8": _dtypes.I8, "int16": _dtypes.I16, "int32": _dtypes.I32, "int64": _dtypes.I64,
@@ -168,10 +169,14 @@ class _TorchDoor:
     name, suffix = "torch", "_torch"
 
     def enter(self, array: Any) -> tuple[Any, Any]:
-        return (array.shape, array.stride(), array.dtype, array.device), _cast(_CHAR_POINTER, array.data_ptr())
+        try:
+            pointer = array.data_ptr()
+        except RuntimeError as error:  # sparse, or one that stands for another
+            raise BadParamError(f"a torch tensor without memory of its own ({array.layout}): {error}") from None
+        return (array.shape, array.stride(), array.dtype, array.device), _cast(_CHAR_POINTER, pointer)
 
     def signature(self, array: Any) -> Signature:
-        made = _torch_dtypes()[0].get(array.dtype)
+        made = torch_dtypes()[0].get(array.dtype)
         if made is None:
             raise TensorDtypeError(f"{array.dtype} is not one of infiniop's dtypes", got=str(array.dtype))
         if array.device.type == "meta" or array.is_neg() or array.is_conj():
@@ -185,9 +190,9 @@ class _TorchDoor:
 
     def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
         torch = sys.modules["torch"]
-        if sig.dtype not in _torch_dtypes()[1]:
+        if sig.dtype not in torch_dtypes()[1]:
             raise TensorDtypeError(f"torch has no {sig.dtype.name}: give out=", got=sig.dtype.name)
-        made = torch.empty(sig.shape, dtype=_torch_dtypes()[1][sig.dtype], device=like.device)
+        made = torch.empty(sig.shape, dtype=torch_dtypes()[1][sig.dtype], device=like.device)
         return made, pointer_to(made.data_ptr())
 
     def tensor(self, array: Any) -> Tensor:
@@ -245,20 +250,20 @@ def _find(kind: type) -> Any:
         return _NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and issubclass(kind, torch.Tensor):
-        _meet(torch.Tensor)
+        _meet(torch.Tensor, torch.nn.Parameter)
         return _TORCH
     if hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__"):
         return DLPACK
     raise TypeError(f"{kind.__name__} is no array: pass an infiniop.Tensor, NumPy, torch, or anything with __dlpack__")
 
 
-def _meet(kind: type) -> None:
+def _meet(kind: type, parameter: type) -> None:
     """The first array of torch has come in."""
     global torch_tensor
     torch_tensor = kind
     exchange = getattr(kind, "__dlpack_c_exchange_api__", None)
-    if fast is not None and exchange is not None and fast.use_torch(kind, exchange):
-        accelerated.add(kind)
+    if fast is not None and exchange is not None and fast.use_torch(kind, parameter, exchange):
+        accelerated.update((kind, parameter))
 
 
 doors = _Doors()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import TensorShapeError
 from .schema import Operator, dtype, expr, shapes
@@ -13,16 +13,29 @@ from .schema.dtypes import DType
 from .tensor import Signature, row_major
 
 
+class Described(Protocol):
+    """What is asked of a tensor: a `Signature`, or one of torch's whose extents are symbols."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def strides(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> DType: ...
+
+
 class Binding:
     """What the given tensors say about axes, groups and dtype variables."""
 
-    def __init__(self, operator: Operator, given: Mapping[str, Signature | None], attrs: Mapping[str, Any]):
+    def __init__(self, operator: Operator, given: Mapping[str, Described | None], attrs: Mapping[str, Any]):
         self.operator = operator
         self.given = {name: sig for name, sig in given.items() if sig is not None}
         self.axes: dict[str, int] = {}
         self.groups: dict[str, tuple[int, ...]] = {}
         self.dtypes: dict[str, DType] = {}
-        self.attrs = {k: v for k, v in attrs.items() if isinstance(v, bool | int | float)}
+        self.attrs = {k: v for k, v in attrs.items() if not isinstance(v, str)}
         self.group_ranks: dict[str, int] = {}
         for group, text in operator.group_rank.items():
             self.group_ranks[group] = self.value(text)
@@ -30,7 +43,7 @@ class Binding:
             if tensor.name in self.given:
                 self._bind(tensor, self.given[tensor.name])
 
-    def _bind(self, tensor: TensorSchema, sig: Signature) -> None:
+    def _bind(self, tensor: TensorSchema, sig: Described) -> None:
         if tensor.dtype in self.operator.dtypes:
             self.dtypes.setdefault(tensor.dtype, sig.dtype)
         try:
@@ -76,10 +89,10 @@ class Binding:
             if name in self.operator.dtypes:
                 self.dtypes[name] = dtype(found)
             else:
-                self.axes[name] = int(found)
+                self.axes[name] = found
 
-    def output(self, tensor: TensorSchema) -> Signature:
-        """A row-major signature for an output that was not given."""
+    def output(self, tensor: TensorSchema) -> tuple[tuple[int, ...], DType]:
+        """Shape and dtype of an output that was not given."""
         shape = self._shape(tensor)
         if shape is None:
             ways = " or ".join(["out=", *(f"{text}=" for text in self.operator.infer.values() if text.isidentifier())])
@@ -87,8 +100,7 @@ class Binding:
                 f"{self.operator.name}: the shape of {tensor.name} [{tensor.shape}] does not follow from the inputs: "
                 f"give {ways}", op=self.operator.name, argument=tensor.name,
             )  # fmt: skip
-        device = next(sig.device for sig in self.given.values())
-        return Signature.of(shape, row_major(shape), self._dtype(tensor), device)
+        return shape, self._dtype(tensor)
 
     def _shape(self, tensor: TensorSchema) -> tuple[int, ...] | None:
         """By the longest alternative whose axes are all known: gemm's c has a batch axis when an input has one."""
@@ -101,11 +113,20 @@ class Binding:
         return self.dtypes.get(tensor.dtype) or self.operator.dtypes[tensor.dtype][0]
 
 
-def outputs(
-    operator: Operator, given: Mapping[str, Signature | None], attrs: Mapping[str, Any], extra: Mapping[str, Any]
-) -> dict[str, Signature]:
-    """Signatures of the OUT tensors that are not among `given`."""
+def output_shapes(
+    operator: Operator, given: Mapping[str, Described | None], attrs: Mapping[str, Any], extra: Mapping[str, Any]
+) -> dict[str, tuple[tuple[int, ...], DType]]:
+    """Shapes and dtypes of the OUT tensors that are not among `given`. Extents may be torch's symbols."""
     binding = Binding(operator, given, attrs)
     binding.infer(extra)
     missing = [t for t in operator.tensors if t.is_output and given.get(t.name) is None and not t.optional]
     return {tensor.name: binding.output(tensor) for tensor in missing}
+
+
+def outputs(
+    operator: Operator, given: Mapping[str, Signature | None], attrs: Mapping[str, Any], extra: Mapping[str, Any]
+) -> dict[str, Signature]:
+    """Row-major signatures of the OUT tensors that are not among `given`."""
+    device = next(sig.device for sig in given.values() if sig is not None)
+    found = output_shapes(operator, given, attrs, extra)
+    return {name: Signature.of(shape, row_major(shape), made, device) for name, (shape, made) in found.items()}

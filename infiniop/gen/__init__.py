@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infiniop.operators import all_operators
 
-from . import accessors, cffi, core, docs, headers, lock, manifests, python
+from . import accessors, cffi, core, docs, headers, lock, manifests, python, torch
 from .abi import Abi
 
 
@@ -67,6 +67,7 @@ def write_build_files(root: Path, build: Path) -> None:
         "core/operators.cc": core.operators(operators, registry),
         "core/stubs.cc": core.stubs(operators, Abi.load(root)),
         "infiniop/ops.py": python.generate(list(operators.values())),
+        "infiniop/_torch_ops.py": torch.generate(operators.values()),
         "infiniop/_cdef.h": cffi.cdef(list(operators.values())),
         **{f"include/infiniop/schema/{n}.h": accessors.generate(o, registry) for n, o in operators.items()},
         **{f"backends.d/{name}.json": text for name, text in manifests.generate(registry).items()},

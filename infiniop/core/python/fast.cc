@@ -36,7 +36,8 @@ struct DLPackExchange {
     int (*borrow)(void *object, DLTensor *out);
 };
 
-PyTypeObject *tensor_type, *numpy_type, *torch_type; // torch_type: null until torch is there
+PyTypeObject *tensor_type, *numpy_type;
+PyTypeObject *torch_types[2]; // Tensor and Parameter; null until torch is there
 int (*torch_borrow)(void *object, DLTensor *out);
 PyObject *name_sig, *name_ptr, *name_plain, *name_scratch, *name_handle;
 PyObject *void_pointer; // cffi's `void *`
@@ -109,7 +110,7 @@ bool add_any(PyObject *array, Key &key, void **pointer) {
     if (type == numpy_type) {
         return add_numpy(array, key, pointer);
     }
-    if (type == torch_type) {
+    if (type == torch_types[0] || type == torch_types[1]) {
         return add_torch(array, key, pointer);
     }
     *pointer = nullptr;
@@ -200,10 +201,10 @@ PyObject *key(PyObject *, PyObject *const *args, Py_ssize_t count) {
     return found != nullptr ? found : Py_NewRef(Py_None);
 }
 
-// use_torch(type, exchange): whether arrays of torch may come in from now on.
+// use_torch(Tensor, Parameter, exchange): whether arrays of torch may come in from now on.
 PyObject *use_torch(PyObject *, PyObject *args) {
-    PyObject *type, *capsule;
-    if (!PyArg_ParseTuple(args, "OO", &type, &capsule)) {
+    PyObject *tensor, *parameter, *capsule;
+    if (!PyArg_ParseTuple(args, "OOO", &tensor, &parameter, &capsule)) {
         return nullptr;
     }
     auto *table = static_cast<DLPackExchange *>(PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
@@ -212,7 +213,8 @@ PyObject *use_torch(PyObject *, PyObject *args) {
     }
     if (table->major == 1) {
         torch_borrow = table->borrow;
-        torch_type = reinterpret_cast<PyTypeObject *>(Py_NewRef(type));
+        torch_types[0] = reinterpret_cast<PyTypeObject *>(Py_NewRef(tensor));
+        torch_types[1] = reinterpret_cast<PyTypeObject *>(Py_NewRef(parameter));
     }
     return PyBool_FromLong(table->major == 1);
 }
