@@ -10,11 +10,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .checkpoints import Checkpoint, write_gguf
+
+if TYPE_CHECKING:
+    from infiniop.lm import GenerationMixin
 
 GGUF_FORMS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 
@@ -44,7 +47,11 @@ def ours(path: Path, dtype: Any = None) -> Engine:
     """Our engine on a Hugging Face folder."""
     from infiniop.lm import AutoLlamaModel
 
-    model = AutoLlamaModel.from_pretrained(path, device="cpu", dtype=dtype)
+    return generation(AutoLlamaModel.from_pretrained(path, device="cpu", dtype=dtype))
+
+
+def generation(model: GenerationMixin) -> Engine:
+    """The engine that a loaded model of ours is."""
 
     def run(ids: list[int], tokens: int) -> Timing:
         times = [time.perf_counter()]

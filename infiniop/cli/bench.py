@@ -63,13 +63,14 @@ def bench_llm(
     layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has, for a quick look.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often the engines take turns.")] = 3,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the installed peers as well.")] = True,
+    context: Annotated[int | None, typer.Option(min=1, help="Also decode after this many tokens.")] = None,
     as_json: Json = False,
 ) -> None:
     """Prefill and decode of a 1.24 B-parameter Llama shape with random weights, against transformers, llama.cpp and the
     limits."""
     from infiniop.bench import llm
 
-    result = llm.run(dtype, prompt, tokens, layers, rounds, peers)
+    result = llm.run(dtype, prompt, tokens, layers, rounds, peers, context)
     if as_json:
         typer.echo(json.dumps(asdict(result)))
         return
@@ -82,6 +83,14 @@ def bench_llm(
     for row in result.rows:
         ours = "" if row is result.ours else f"  ours {result.ours.decode / row.decode:.2f}x"
         typer.echo(f"decode        {row.engine:13}{row.decode:9.2f}  {row.read_share:4.0%} of read bandwidth{ours}")
+    for c in result.contexts:
+        after = f"after {c.tokens} tokens, {c.cache} cache"
+        typer.echo(f"decode        ours, {after}: {c.decode:.2f}  {c.read_share:.0%} of read bandwidth")
+    typer.echo(f"Python's share of a decode step: {result.python_share:.2%}")
+    s = result.start
+    typer.echo(
+        f"start: load {s.loading:.2f} s, first token {s.first_token:.2f} s later; import before it {s.importing:.2f} s"
+    )
     for name in result.absent:
         typer.echo(f"{name}: not installed")
 

@@ -53,8 +53,10 @@ def test_engines_time_every_step():
 
 def test_a_run_names_the_peers_that_are_absent(small, monkeypatch):
     monkeypatch.setattr(engines, "llama_cpp", lambda *_: None)
-    result = llm.run("float32", prompt=8, tokens=4, rounds=1, model=SMALL)
+    result = llm.run("float32", prompt=8, tokens=4, rounds=1, context=40, model=SMALL)
     assert result.ours.engine == "ours" and "llama.cpp" in result.absent
+    assert [(c.tokens, c.cache) for c in result.contexts] == [(40, "static"), (40, "paged")]
+    assert 0 < result.python_share < 1 and min(vars(result.start).values()) > 0
     for row in result.rows:
         assert row.decode > 0 and row.read_share == pytest.approx(
             row.decode * row.weight_bytes / (result.limits.read * 1e9)
