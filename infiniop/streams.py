@@ -10,7 +10,7 @@ from typing import Any
 from ._library import ffi, lib
 from .device import Device, DeviceLike
 from .errors import BadParamError, check
-from .memory import NULL, Storage, address_of, current
+from .memory import NULL, Storage, address_of, current, enter, leave
 
 StreamLike = Any  # Stream, torch.cuda.Stream, a native handle as an int, None (the current stream)
 
@@ -215,8 +215,10 @@ class Graph:
     def launch(self, stream: StreamLike = None) -> None:
         if self._exec == NULL:
             raise BadParamError("the graph is still being captured")
-        with current(self.device):
-            check(lib.infinirtGraphLaunch(self._exec, handle_of(stream, self.device)), "graph launch")
+        handle, previous = handle_of(stream, self.device), enter(self.device)
+        status = lib.infinirtGraphLaunch(self._exec, handle)
+        leave(previous)
+        check(status, "graph launch")
 
     def _finish(self, graph: Any) -> None:
         self._graph = graph

@@ -7,26 +7,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from infiniop.schema import I32, I64
+
 if TYPE_CHECKING:
     from infiniop import Tensor
 
     from .buffers import Buffers
     from .rope import RotaryTables
 
-_LEAST_WIDTH = 16  # blocks in the tables of a decode step
+_LEAST_WIDTH = 16
 
 
 @dataclass(frozen=True)
 class ForwardBatch:
-    """Tokens of all requests, one after the other; request r has those from `offsets[r]` to `offsets[r + 1]`."""
+    """Tokens of all requests, one after the other; request r has those from `offsets[r]` to `offsets[r + 1]`, one at
+    least. Integers of any width."""
 
-    input_ids: np.ndarray  # i32 [ntok]
-    positions: np.ndarray  # i32 [ntok]
-    offsets: np.ndarray  # i32 [nreq + 1]
-    lengths: np.ndarray  # i64 [nreq]: tokens of the request so far, with this step's
-    kv_lengths: np.ndarray  # i32 [nreq]: how many of them are in the cache and visible, with this step's
-    slots: np.ndarray  # i64 [ntok]: where this step's keys and values go
-    block_tables: np.ndarray  # i32 [nreq, blocks]
+    input_ids: np.ndarray  # [ntok]
+    positions: np.ndarray  # [ntok]
+    offsets: np.ndarray  # [nreq + 1]
+    lengths: np.ndarray  # [nreq]: tokens of the request so far, with this step's
+    kv_lengths: np.ndarray  # [nreq]: how many of them are in the cache and visible, with this step's
+    slots: np.ndarray  # [ntok]: where this step's keys and values go
+    block_tables: np.ndarray  # [nreq, blocks]
 
     @property
     def ntok(self) -> int:
@@ -39,15 +42,14 @@ class ForwardBatch:
     @property
     def is_decode(self) -> bool:
         """Every request has exactly one token."""
-        return self.ntok == self.size and bool((np.diff(self.offsets) == 1).all())
+        return self.ntok == self.size
 
     def check_tokens(self, vocab_size: int) -> None:
         """Raises `ValueError` for a token id that the embedding does not have."""
-        bad = np.flatnonzero((self.input_ids < 0) | (self.input_ids >= vocab_size))
-        if len(bad):
-            raise ValueError(
-                f"token id {self.input_ids[bad[0]]} at position {bad[0]} is outside the vocabulary of {vocab_size}"
-            )
+        ids = self.input_ids.tolist()
+        if ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+            position, token = next((i, token) for i, token in enumerate(ids) if not 0 <= token < vocab_size)
+            raise ValueError(f"token id {token} at position {position} is outside the vocabulary of {vocab_size}")
 
 
 class DeviceBatch:
@@ -61,20 +63,24 @@ class DeviceBatch:
         self.host = host
         self.is_decode = host.is_decode
         self.size = host.size
-        self.input_ids: Tensor = buffers.put("input_ids", host.input_ids)
-        self.rope_rows: Tensor = buffers.put("rope_rows", rows)
-        self.offsets: Tensor = buffers.put("offsets", host.offsets)
-        self.kv_lengths: Tensor = buffers.put("kv_lengths", host.kv_lengths)
-        self.slots: Tensor = buffers.put("slots", host.slots)
-        tables = _widened(host.block_tables) if self.is_decode else host.block_tables
-        self.block_tables: Tensor = buffers.put("block_tables", tables)
+        self.input_ids: Tensor = buffers.put("input_ids", host.input_ids, I32)
+        self.rope_rows: Tensor = buffers.put("rope_rows", rows, I32)
+        self.offsets: Tensor = buffers.put("offsets", host.offsets, I32)
+        self.kv_lengths: Tensor = buffers.put("kv_lengths", host.kv_lengths, I32)
+        self.slots: Tensor = buffers.put("slots", host.slots, I64)
+        self.block_tables: Tensor = buffers.put("block_tables", _widened(host.block_tables), I32)
+
+
+def table_width(blocks: int) -> int:
+    """Block tables have few different widths, so that sequences grow within a recorded step."""
+    return blocks if blocks <= 1 else max(_LEAST_WIDTH, 1 << (blocks - 1).bit_length())
 
 
 def _widened(tables: np.ndarray) -> np.ndarray:
-    """Block tables of few different widths, so that sequences grow within a recorded step."""
     rows, blocks = tables.shape
-    if blocks == 1:
+    width = table_width(blocks)
+    if width == blocks:
         return tables
-    wide = np.zeros((rows, max(_LEAST_WIDTH, 1 << (blocks - 1).bit_length())), np.int32)
+    wide = np.zeros((rows, width), np.int32)
     wide[:, :blocks] = tables
     return wide

@@ -9,8 +9,11 @@ import numpy as np
 
 import infiniop
 
+from .arrays import infini_to_numpy
+
 if TYPE_CHECKING:
     from infiniop import Tensor
+    from infiniop.schema import DType
 
 _MOST_VIEWS = 1024  # views are small; a server that sees every length once must not collect them for ever
 
@@ -36,18 +39,29 @@ class Buffers:
         view = self._views.get((name, shape))
         return self._view(name, shape, dtype) if view is None else view
 
-    def put(self, name: str, array: np.ndarray) -> Tensor:
-        """A host array, copied into the buffer of this name."""
-        key = name, array.shape
-        alias = self._aliases.get(key)
+    def put(self, name: str, array: np.ndarray, dtype: DType | None = None) -> Tensor:
+        """A host array, copied into the buffer of this name (and converted to its dtype)."""
+        alias = self._alias(name, array.shape)
         if alias is not None:
             alias[...] = array
-            return self._views[key]
-        source = infiniop.from_numpy(array)
-        target = self.get(name, array.shape, source.dtype)
-        if target.device.is_cpu:
-            self._aliases[key] = target.numpy()
-        return target.copy_(source)
+            return self._views[name, array.shape]
+        source = infiniop.from_numpy(array if dtype is None else array.astype(dtype.numpy, copy=False))
+        return self.get(name, array.shape, source.dtype).copy_(source)
+
+    def read(self, name: str, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """A copy of a buffer on the host."""
+        tensor = self.get(name, shape, dtype)
+        alias = self._alias(name, shape)
+        return infini_to_numpy(tensor).copy() if alias is None else alias.copy()
+
+    def _alias(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+        """A buffer's own memory, where it is the host's and something has asked for this view of it."""
+        alias = self._aliases.get((name, shape))
+        if alias is None:
+            tensor = self._views.get((name, shape))
+            if tensor is not None and tensor.device.is_cpu:
+                alias = self._aliases[name, shape] = tensor.numpy()
+        return alias
 
     def _view(self, name: str, shape: tuple[int, ...], dtype: Any) -> Tensor:
         count = math.prod(shape)

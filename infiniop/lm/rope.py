@@ -166,7 +166,7 @@ class RotaryTables:
         """
         if self._original is not None and len(lengths) and int(lengths.max()) > self._original:
             return self._rows(positions, lengths, offsets, buffers)
-        self.ensure(int(positions.max()) + 1 if len(positions) else 1)
+        self.ensure(max(positions.tolist(), default=0) + 1)
         return positions, self.sin, self.cos
 
     def _rows(self, positions: np.ndarray, lengths: np.ndarray, offsets: np.ndarray, buffers: Buffers):

@@ -70,16 +70,14 @@ class Sampler:
     def draw(self, logits: Tensor) -> None:
         """The device's part, for logits `[nreq, vocab]`."""
         if self._on_device:
-            ops.sample(logits, **self._uploaded, out=self._drawn())
+            tokens = self._buffers.get("sample_tokens", (len(self._parameters),), I64)
+            ops.sample(logits, **self._uploaded, out=tokens)
 
     def tokens(self, logits: Tensor) -> np.ndarray:
         """Tokens i64 `[nreq]`, once `draw` has run."""
         if self._on_device:
-            return infini_to_numpy(self._drawn()).copy()
+            return self._buffers.read("sample_tokens", (len(self._parameters),), I64)
         return sample_on_host(infini_to_numpy(logits), **_columns(self._parameters), position=self._positions)
-
-    def _drawn(self) -> Tensor:
-        return self._buffers.get("sample_tokens", (len(self._parameters),), I64)
 
 
 def _columns(parameters: Sequence[SamplingParams]) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Hashable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -79,14 +80,36 @@ class BlockCache:
         past = [table.length(seq_id) for seq_id in seq_ids]
         counts = [len(row) for row in tokens]
         table.check_room(seq_ids, counts)
+        if all(count == 1 for count in counts):
+            return self._single_tokens(seq_ids, tokens, lengths)
         slots = [table.append(seq_id, count) for seq_id, count in zip(seq_ids, counts, strict=True)]
         positions = [np.arange(start, start + count) for start, count in zip(past, counts, strict=True)]
         return ForwardBatch(
-            input_ids=np.fromiter((token for row in tokens for token in row), np.int32, sum(counts)),
-            positions=np.concatenate(positions).astype(np.int32),
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int32),
+            input_ids=np.fromiter((token for row in tokens for token in row), np.int64, sum(counts)),
+            positions=np.concatenate(positions),
+            offsets=np.concatenate([[0], np.cumsum(counts)]),
             lengths=np.asarray(lengths or [table.length(seq_id) for seq_id in seq_ids], np.int64),
-            kv_lengths=np.asarray([table.kv_length(seq_id) for seq_id in seq_ids], np.int32),
+            kv_lengths=np.asarray([table.kv_length(seq_id) for seq_id in seq_ids], np.int64),
             slots=np.concatenate(slots),
             block_tables=table.block_tables(seq_ids),
         )
+
+    def _single_tokens(
+        self, seq_ids: Sequence[Hashable], tokens: Sequence[Sequence[int]], lengths: Sequence[int] | None
+    ) -> ForwardBatch:
+        """The same for one token each, with as little Python as can be: a model waits for it between any two steps."""
+        table = self.sequences
+        slots = [table.append_one(seq_id) for seq_id in seq_ids]
+        now = [table.length(seq_id) for seq_id in seq_ids]
+        kept = [table.kv_length(seq_id) for seq_id in seq_ids]
+        ids, ends = [row[0] for row in tokens], [n - 1 for n in now]
+        columns = np.array([ids, ends, lengths or now, kept, slots], np.int64)
+        return ForwardBatch(
+            columns[0], columns[1], _offsets_of_ones(len(ids)), columns[2], columns[3], columns[4],
+            table.block_tables(seq_ids),
+        )  # fmt: skip
+
+
+@functools.lru_cache(64)
+def _offsets_of_ones(count: int) -> np.ndarray:
+    return np.arange(count + 1)

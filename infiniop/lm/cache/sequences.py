@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..batch import table_width
 from .blocks import BlockAllocator, CacheFullError
 
 
@@ -103,10 +104,21 @@ class SequenceTable:
         sequence.length = length
         return np.asarray(sequence.blocks, np.int64)[rows // self.block_size] * self.block_size + rows % self.block_size
 
+    def append_one(self, seq_id: Hashable) -> int:
+        """`append` of one token; its slot."""
+        missing = self._missing_blocks(seq_id, 1)
+        sequence = self._get(seq_id)
+        if missing > 0:
+            sequence.blocks += self.allocator.allocate_many(missing)
+        row = sequence.length if self.window is None else sequence.length % self.window
+        sequence.length += 1
+        return sequence.blocks[row // self.block_size] * self.block_size + row % self.block_size
+
     def block_tables(self, seq_ids: Sequence[Hashable]) -> np.ndarray:
-        """i32 `[len(seq_ids), most blocks]`, short rows padded with 0."""
+        """i32 `[len(seq_ids), blocks]`, as wide as `table_width` of the most that one has; rows padded with 0."""
         rows = [self._get(seq_id).blocks for seq_id in seq_ids]
-        table = np.zeros((len(rows), max([len(row) for row in rows], default=0) or 1), np.int32)
+        most = max([len(row) for row in rows], default=0)
+        table = np.zeros((len(rows), table_width(most or 1)), np.int32)
         for n, row in enumerate(rows):
             table[n, : len(row)] = row
         return table
