@@ -5,7 +5,6 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <ctime>
 #include <new>
 
@@ -16,11 +15,16 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "cgroup.h"
+#include "cpu.h"
+
 namespace infiniop::cpu {
 namespace {
 
 constexpr size_t max_threads = 256;
 constexpr int64_t spin_ns = 70'000;      // a futex wake costs about half of this
+constexpr int64_t glance_ns = 10'000;    // a running worker uses CPU time in so long
+constexpr int64_t patience_ns = 500'000; // a waiting caller looks so often whether a worker has lost its CPU
 constexpr size_t chunks_per_thread = 16; // what a thief can take at a time is a sixteenth of a share
 
 int64_t now_ns() {
@@ -53,8 +57,10 @@ template <class Done> bool spin_until(Done &&done, int64_t limit) {
     return done();
 }
 
-void futex_wait(std::atomic<uint32_t> &word, uint32_t seen) {
-    syscall(SYS_futex, reinterpret_cast<uint32_t *>(&word), FUTEX_WAIT_PRIVATE, seen, nullptr, nullptr, 0);
+// Sleeps while the word has the value seen; for no longer than `limit` ns, if that is not 0.
+void futex_wait(std::atomic<uint32_t> &word, uint32_t seen, int64_t limit = 0) {
+    const timespec t = {time_t(limit / 1'000'000'000), long(limit % 1'000'000'000)};
+    syscall(SYS_futex, reinterpret_cast<uint32_t *>(&word), FUTEX_WAIT_PRIVATE, seen, limit ? &t : nullptr, nullptr, 0);
 }
 
 void futex_wake_all(std::atomic<uint32_t> &word) {
@@ -75,46 +81,32 @@ cpu_set_t allowed_cpus() {
     return set;
 }
 
-// Reads up to two integers of a file; "max" counts as -1. Says how many it read.
-int read_integers(const char *path, long long values[2]) {
-    FILE *file = fopen(path, "re");
-    if (!file) {
+// What INFINIOP_NUM_THREADS says; 0: nothing, or nothing sensible.
+size_t wanted_threads() {
+    const char *text = getenv("INFINIOP_NUM_THREADS");
+    if (!text || !*text) {
         return 0;
     }
-    char word[2][32];
-    const int n = fscanf(file, "%31s %31s", word[0], word[1]);
-    fclose(file);
-    for (int i = 0; i < n; i++) {
-        values[i] = strcmp(word[i], "max") == 0 ? -1 : atoll(word[i]);
+    char *end = nullptr;
+    const long n = strtol(text, &end, 10);
+    if (*end == '\0' && n >= 1 && size_t(n) <= max_threads) {
+        return size_t(n);
     }
-    return n < 0 ? 0 : n;
-}
-
-// CPUs that the cgroup's quota grants; 0: no quota.
-size_t quota_cpus() {
-    long long v[2];
-    if (read_integers("/sys/fs/cgroup/cpu.max", v) == 2 && v[0] > 0 && v[1] > 0) {
-        return v[0] >= v[1] ? size_t(v[0] / v[1]) : 1;
-    }
-    long long quota[2], period[2];
-    if (read_integers("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", quota) == 1 && quota[0] > 0 &&
-        read_integers("/sys/fs/cgroup/cpu/cpu.cfs_period_us", period) == 1 && period[0] > 0) {
-        return quota[0] >= period[0] ? size_t(quota[0] / period[0]) : 1;
-    }
+    char message[128];
+    snprintf(message, sizeof(message), "INFINIOP_NUM_THREADS=%.40s is ignored: expected a number from 1 to %zu", text,
+             max_threads);
+    host->log(INFINIOP_LOG_WARNING, message);
     return 0;
 }
 
-size_t count_threads(size_t cpus) {
-    if (const char *text = getenv("INFINIOP_NUM_THREADS")) {
-        char *end = nullptr;
-        const long n = strtol(text, &end, 10);
-        if (end != text && *end == '\0' && n > 0) {
-            return size_t(n) < max_threads ? size_t(n) : max_threads;
-        }
+// A quota of 1.5 CPUs gives two threads, one of 1.4 a single one: with the quota spent, all threads stop for a while.
+size_t granted_threads(size_t cpus) {
+    const double quota = cpu_quota();
+    size_t n = cpus < max_threads ? cpus : max_threads;
+    if (quota > 0 && quota < double(n)) {
+        n = quota < 1.5 ? 1 : size_t(quota + 0.5);
     }
-    const size_t quota = quota_cpus();
-    const size_t n = quota && quota < cpus ? quota : cpus;
-    return n < max_threads ? n : max_threads;
+    return n;
 }
 
 // ---- the pool -------------------------------------------------------------------------------------------------
@@ -148,25 +140,31 @@ struct Job {
     size_t chunk; // items in one
 };
 
-// What the machine grants, read once.
-struct Grant {
-    cpu_set_t cpus = allowed_cpus();
-    size_t size = count_threads(size_t(CPU_COUNT(&cpus)));
-    bool fits = size <= size_t(CPU_COUNT(&cpus));
+struct alignas(64) Worker {
+    std::atomic<bool> inside{false}; // may touch the job
+    std::atomic<bool> guest{false};  // on the caller's CPU, to finish its chunk there
+    // The rest is the caller's.
+    pthread_t thread;
+    clockid_t clock;   // of the CPU time it has used
+    bool lent;         // it was put on the caller's CPU
+    cpu_set_t allowed; // the CPUs it has from the pool's start, or from who changed them since (taskset)
+    cpu_set_t placed;  // what the pool last chose of them
 };
 
 struct Pool {
-    explicit Pool(const Grant &grant)
-        : cpus(grant.cpus), size(grant.size), spin(grant.fits ? spin_ns : 0),
-          keep_apart(grant.fits && size > 1 && size <= 16) {}
+    Pool(size_t threads, bool explicit_size, const cpu_set_t &where, bool forked)
+        : size(threads), size_is_explicit(explicit_size), in_child(forked), cpus(where) {}
 
-    const cpu_set_t cpus;
     const size_t size;
-    const int64_t spin;
-    const bool keep_apart; // whether workers keep off the caller's CPU
-    int caller_cpu = -1;   // the CPU that they keep off now
-    size_t started = 0;    // workers that run
+    const bool size_is_explicit;
+    const bool in_child;
+    cpu_set_t cpus;
+    int64_t spin = 0;        // no worker has to wait for a CPU: spin for so long before sleeping
+    bool keep_apart = false; // whether workers keep off the caller's CPU
+    int caller_cpu = -1;     // the CPU that they keep off now
+    bool has_guests = false;
     bool start_tried = false;
+    size_t started = 0; // workers that run
 
     alignas(64) std::atomic<bool> busy{false};
     alignas(64) std::atomic<uint32_t> generation{0}; // of jobs; workers sleep on it
@@ -175,13 +173,16 @@ struct Pool {
     std::atomic<bool> open{false};               // workers may enter
     std::atomic<bool> caller_sleeps{false};
     Job job{};
-    pthread_t threads[max_threads];
+    Worker workers[max_threads]; // from 1: the caller is number 0
     Share shares[max_threads];
 
     void start();
     void publish();
     void work(size_t self);
     void finish();
+    void place(Worker &worker, const cpu_set_t &wanted);
+    void keep_off(int cpu);
+    void lend_cpu();
     void worker(size_t self);
 };
 
@@ -189,17 +190,22 @@ alignas(Pool) char pool_memory[sizeof(Pool)]; // never destroyed: workers outliv
 std::atomic<Pool *> pool_pointer{nullptr};
 pthread_once_t pool_once = PTHREAD_ONCE_INIT;
 
-const Grant &grant() {
-    static const Grant once;
-    return once;
+// The child of a fork has no workers, and whatever the parent's did stopped midway.
+void reset_after_fork() {
+    if (const Pool *parents = pool_pointer.load()) {
+        const size_t size = parents->size;
+        const bool size_is_explicit = parents->size_is_explicit;
+        const cpu_set_t cpus = parents->cpus;
+        pool_pointer.store(new (pool_memory) Pool(size, size_is_explicit, cpus, true));
+    }
 }
 
-// The child of a fork has no workers, and whatever the parent's did stopped midway.
-void reset_after_fork() { pool_pointer.store(new (pool_memory) Pool(grant())); }
-
 void make_pool() {
-    reset_after_fork();
     pthread_atfork(nullptr, nullptr, reset_after_fork);
+    const cpu_set_t cpus = allowed_cpus();
+    const size_t wanted = wanted_threads();
+    const size_t size = wanted ? wanted : granted_threads(size_t(CPU_COUNT(&cpus)));
+    pool_pointer.store(new (pool_memory) Pool(size, wanted != 0, cpus, false));
 }
 
 Pool &pool() {
@@ -215,41 +221,109 @@ void *worker_main(void *argument) {
     return nullptr;
 }
 
-// Workers inherit no signals, so that the program's own threads handle them.
+// Workers take no signals: those are for the program's own threads. A child may have other CPUs than its parent.
 void Pool::start() {
     start_tried = true;
+    if (in_child) {
+        cpus = allowed_cpus();
+    }
+    const size_t ncpus = size_t(CPU_COUNT(&cpus));
+    const size_t threads = size_is_explicit || size < ncpus ? size : ncpus;
+    spin = threads <= ncpus ? spin_ns : 0;
+    keep_apart = threads <= ncpus && threads <= 16;
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (started + 1 < size) {
-        if (pthread_create(&threads[started + 1], nullptr, worker_main, reinterpret_cast<void *>(started + 1)) != 0) {
+    while (started + 1 < threads) {
+        Worker &w = workers[started + 1];
+        if (pthread_create(&w.thread, nullptr, worker_main, reinterpret_cast<void *>(started + 1)) != 0) {
             break;
         }
-        pthread_detach(threads[started + 1]);
+        pthread_detach(w.thread);
+        pthread_getcpuclockid(w.thread, &w.clock);
+        pthread_setaffinity_np(w.thread, sizeof(cpus), &cpus);
+        w.lent = false;
+        w.allowed = w.placed = cpus;
         started++;
     }
     pthread_sigmask(SIG_SETMASK, &before, nullptr);
 }
 
-// Wakes the workers. One that wakes on the caller's CPU waits for it and halves the speed, so sleepers are kept off it.
+// Wakes the workers.
 void Pool::publish() {
     open.store(true);
     generation.fetch_add(1);
-    if (sleepers.load() == 0) {
-        return;
-    }
-    const int cpu = keep_apart ? sched_getcpu() : -1;
-    if (cpu >= 0 && cpu != caller_cpu) {
-        caller_cpu = cpu;
-        cpu_set_t others = cpus;
-        CPU_CLR(cpu, &others);
-        if (CPU_COUNT(&others) > 0) {
-            for (size_t i = 1; i <= started; i++) {
-                pthread_setaffinity_np(threads[i], sizeof(others), &others);
-            }
+    const bool wake = sleepers.load() != 0;
+    if (wake || has_guests) {
+        const int cpu = sched_getcpu();
+        if (has_guests || (keep_apart && cpu != caller_cpu)) {
+            keep_off(cpu);
         }
     }
-    futex_wake_all(generation);
+    if (wake) {
+        futex_wake_all(generation);
+    }
+}
+
+// Restricts a worker to the wanted ones of its CPUs, where there are any. Whoever else sets its affinity is obeyed,
+// also one who gives caller and worker alike just what the pool had chosen.
+void Pool::place(Worker &w, const cpu_set_t &wanted) {
+    cpu_set_t now, callers, next;
+    if (pthread_getaffinity_np(w.thread, sizeof(now), &now) != 0 ||
+        sched_getaffinity(0, sizeof(callers), &callers) != 0) {
+        return;
+    }
+    if (!CPU_EQUAL(&now, &w.placed) || (!w.lent && CPU_EQUAL(&now, &callers))) {
+        w.allowed = now;
+    }
+    CPU_AND(&next, &wanted, &w.allowed);
+    if (CPU_COUNT(&next) > 0 && !CPU_EQUAL(&now, &next) && pthread_setaffinity_np(w.thread, sizeof(next), &next) == 0) {
+        w.placed = next;
+    }
+}
+
+// A worker that wakes on the caller's CPU waits for it and halves the speed. Sends guests home, too.
+void Pool::keep_off(int cpu) {
+    cpu_set_t others = cpus;
+    if (keep_apart && cpu >= 0) {
+        CPU_CLR(cpu, &others);
+    }
+    for (size_t i = 1; i <= started; i++) {
+        place(workers[i], others);
+        workers[i].lent = false;
+    }
+    caller_cpu = cpu;
+    has_guests = false;
+}
+
+// The caller has nothing left to do but wait, perhaps for a worker whose CPU another process has taken for the next
+// milliseconds: such a worker uses no CPU time. It gets the caller's CPU to finish its chunk.
+void Pool::lend_cpu() {
+    const auto used_ns = [](const Worker &w) {
+        timespec t;
+        return clock_gettime(w.clock, &t) == 0 ? int64_t(t.tv_sec) * 1'000'000'000 + t.tv_nsec : -1;
+    };
+    int64_t before[max_threads];
+    for (size_t i = 1; i <= started; i++) {
+        before[i] = workers[i].inside.load() ? used_ns(workers[i]) : -1;
+    }
+    if (spin_until([&] { return inside.load() == 0; }, glance_ns)) {
+        return;
+    }
+    const int cpu = sched_getcpu();
+    for (size_t i = 1; i <= started && cpu >= 0; i++) {
+        Worker &w = workers[i];
+        if (before[i] >= 0 && w.inside.load() && !w.guest.load() && used_ns(w) == before[i]) {
+            cpu_set_t here;
+            CPU_ZERO(&here);
+            CPU_SET(cpu, &here);
+            w.guest.store(true);
+            has_guests = true;
+            place(w, here);
+            w.lent = true;
+            return;
+        }
+    }
 }
 
 void Pool::work(size_t self) {
@@ -273,15 +347,18 @@ void Pool::finish() {
     }
     caller_sleeps.store(true);
     for (uint32_t left; (left = inside.load()) != 0;) {
-        futex_wait(inside, left);
+        lend_cpu();
+        futex_wait(inside, left, patience_ns);
     }
     caller_sleeps.store(false);
 }
 
 void Pool::worker(size_t self) {
+    Worker &me = workers[self];
     for (uint32_t seen = 0;;) {
         const auto published = [&] { return generation.load() != seen; };
-        if (!spin_until(published, spin)) {
+        const bool is_guest = me.guest.exchange(false); // leaves the caller's CPU at once
+        if (!spin_until(published, is_guest ? 0 : spin)) {
             sleepers.fetch_add(1);
             while (!published()) {
                 futex_wait(generation, seen);
@@ -289,10 +366,12 @@ void Pool::worker(size_t self) {
             sleepers.fetch_sub(1);
         }
         seen = generation.load();
+        me.inside.store(true);
         inside.fetch_add(1);
         if (open.load()) {
             work(self);
         }
+        me.inside.store(false);
         if (inside.fetch_sub(1) == 1 && caller_sleeps.load()) {
             futex_wake_all(inside);
         }

@@ -7,6 +7,7 @@
 #include <ctime>
 #include <new>
 
+#include "cgroup.h"
 #include "cpu.h"
 
 namespace infiniop::cpu {
@@ -70,20 +71,23 @@ bool read_number(const char *path, const char *key, uint64_t &value) {
 
 // A container may use less than the machine has; page cache that it can drop counts as free.
 void apply_cgroup(uint64_t &available, uint64_t &total) {
-    uint64_t limit, used, cache = 0;
-    if (read_number("/sys/fs/cgroup/memory.max", nullptr, limit) &&
-        read_number("/sys/fs/cgroup/memory.current", nullptr, used)) {
-        read_number("/sys/fs/cgroup/memory.stat", "inactive_file ", cache);
-    } else if (read_number("/sys/fs/cgroup/memory/memory.limit_in_bytes", nullptr, limit) &&
-               read_number("/sys/fs/cgroup/memory/memory.usage_in_bytes", nullptr, used)) {
-        read_number("/sys/fs/cgroup/memory/memory.stat", "total_inactive_file ", cache);
-    } else {
-        return;
+    const Cgroup cgroup = find_cgroup("memory");
+    const bool v2 = cgroup.version == 2;
+    for (const std::string &folder : cgroup.folders) {
+        const auto read = [&](const char *file, const char *key, uint64_t &value) {
+            return read_number((folder + file).c_str(), key, value);
+        };
+        uint64_t limit, used, cache = 0;
+        if (!read(v2 ? "/memory.max" : "/memory.limit_in_bytes", nullptr, limit) ||
+            !read(v2 ? "/memory.current" : "/memory.usage_in_bytes", nullptr, used)) {
+            continue; // no limit here
+        }
+        read("/memory.stat", v2 ? "inactive_file " : "total_inactive_file ", cache);
+        used -= cache < used ? cache : used;
+        const uint64_t left = limit > used ? limit - used : 0;
+        total = limit < total ? limit : total;
+        available = left < available ? left : available;
     }
-    used -= cache < used ? cache : used;
-    const uint64_t left = limit > used ? limit - used : 0;
-    total = limit < total ? limit : total;
-    available = left < available ? left : available;
 }
 
 Status mem_info(int, size_t *free_bytes, size_t *total_bytes) {
