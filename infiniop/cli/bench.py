@@ -1,4 +1,4 @@
-"""`infiniop bench`: ops, llm and overhead, each as ratios against a peer and a limit of the same run."""
+"""`infiniop bench`: ops, llm, busy and overhead, each as ratios against a peer and a limit of the same run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     bench = typer.Typer(help="Measure: ratios against a peer and a limit of the same run.", no_args_is_help=True)
     bench.command("ops")(bench_ops)
     bench.command("llm")(bench_llm)
+    bench.command("busy")(bench_busy)
     bench.command("overhead")(bench_overhead)
     app.add_typer(bench, name="bench")
 
@@ -91,6 +92,32 @@ def bench_llm(
     typer.echo(
         f"start: load {s.loading:.2f} s, first token {s.first_token:.2f} s later; import before it {s.importing:.2f} s"
     )
+    for name in result.absent:
+        typer.echo(f"{name}: not installed")
+
+
+def bench_busy(
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 32,
+    layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has, for a quick look.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the situations and engines take turns.")] = 3,
+    peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the installed peers as well.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Decode while another process keeps one CPU busy, pinned to it or wandering, against the quiet machine and our
+    speed with one thread."""
+    from infiniop.bench import busy
+
+    result = busy.run(dtype, tokens, layers, rounds, peers)
+    if as_json:
+        typer.echo(json.dumps(asdict(result)))
+        return
+    typer.echo(f"{result.threads} threads each; OMP_WAIT_POLICY {result.omp_wait_policy or 'not set'}; decode")
+    for row in result.rows:
+        typer.echo(
+            f"{row.situation:10} {row.engine:15}{row.decode:8.2f} tokens/s  {row.of_quiet:4.0%} of quiet  "
+            f"{row.of_one_thread:5.2f}x our one thread  worst step {row.worst:5.2f}x the median"
+        )
     for name in result.absent:
         typer.echo(f"{name}: not installed")
 
