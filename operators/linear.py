@@ -1,4 +1,4 @@
-"""linear: y = x Wᵀ + bias with a plain or packed weight; linear_pack and linear_packed_size make packed weights."""
+"""linear: y = x Wᵀ + bias with a plain or a packed weight."""
 
 from __future__ import annotations
 
@@ -13,10 +13,8 @@ from infiniop.schema import (
     FLOATS,
     I8,
     I32,
-    I64,
     U8,
     Attr,
-    BadValue,
     Constraint,
     ErrorSample,
     Operator,
@@ -27,75 +25,59 @@ from infiniop.schema import (
     Tensor,
 )  # fmt: skip
 from infiniop.schema import dtype as dtype_of
-from infiniop.schema.samples import Call, empty, layout, padded, uniform
+from infiniop.schema.samples import Call, empty, padded, uniform
 
+from . import _packed, linear_pack
 from ._floats import f64, store
-from ._packed import HEADER_BYTES, ROW_MAJOR, Header, row_major_bytes
+from ._packed import INT4, INT8, OWN_DTYPE, Header
 from ._samples import Errors
 from .gemm import TOLERANCES
+from .linear_pack import Weight
 
-OWN_DTYPE, INT8, INT4 = range(3)
-"""Formats of a packed weight."""
+STEPS = {16: 65_000, 8: 250}
+"""x is off by at most 1 / STEPS[activation_bits] of the largest |x| of its block."""
+BLOCK = 128
+"""Elements of x that are rounded together, at most; a block lies within a group."""
 
 
-def reference(y, x, weight, bias) -> None:
+def reference(y, x, weight, bias, activation_bits=16) -> None:
     if weight.ndim == 1:
-        weight = _unpack(weight, y.shape[1], x.shape[1], x.dtype)
+        weight = _packed.read(weight, y.shape[1], x.shape[1], x.dtype).values
     with np.errstate(over="ignore", invalid="ignore"):
         result = f64(x) @ f64(weight).T
         store(y, result if bias is None else result + f64(bias))
 
 
-def _unpack(packed: np.ndarray, n: int, k: int, expected: np.dtype) -> np.ndarray:
-    header = Header.read(packed)
-    if header.layout != ROW_MAJOR:
-        raise BadValue("weight", f"layout {ROW_MAJOR}, packed by this backend", f"layout {header.layout}")
-    for name, want in (("n", n), ("k", k), ("dtype", dtype_of(expected).code), ("format", OWN_DTYPE)):
-        if getattr(header, name) != want:
-            raise BadValue("weight", f"a packed weight with {name} {want}", f"{getattr(header, name)}")
-    size = HEADER_BYTES + n * k * expected.itemsize
-    if len(packed) < size:
-        raise BadValue("weight", f"{size} bytes", f"{len(packed)}")
-    return packed[HEADER_BYTES:size].view(expected).reshape(n, k)
+def compare(expected, actual, inputs, attrs) -> str | None:
+    """Within the tolerance of the dtype, and with int8 and int4 weights what rounding x may add."""
+    want, got = f64(expected["y"]), f64(actual["y"])
+    absolute, relative = TOLERANCES[dtype_of(expected["y"].dtype)]
+    with np.errstate(invalid="ignore", over="ignore"):
+        rounding = _rounding_of_x(inputs, want.shape[1], attrs["activation_bits"])
+        bound = absolute + relative * np.abs(want) + rounding
+        wrong = ~((np.abs(got - want) <= bound) | (want == got) | (np.isnan(want) & np.isnan(got)))
+        wrong &= np.isfinite(rounding) | np.isfinite(got)
+    if not wrong.any():
+        return None
+    at = tuple(np.argwhere(wrong)[0].tolist())
+    return (
+        f"y: {wrong.sum()} of {wrong.size} elements differ, the first at {list(at)}: expected {want[at]}, "
+        f"got {got[at]}, allowed difference {bound[at]:.3g}"
+    )
 
 
-def pack_reference(packed, weight, scales, zeros, format, group_size) -> None:
-    _check_format(format)
-    n, k = weight.shape
-    size = row_major_bytes(weight)
-    if len(packed) < size:
-        raise BadValue("packed", f"{size} bytes, as linear_packed_size says", f"{len(packed)}")
-    Header(format, n, k, group_size, dtype_of(weight.dtype).code).write(packed)
-    packed[HEADER_BYTES:size] = np.frombuffer(np.ascontiguousarray(weight).tobytes(), np.uint8)
-
-
-def size_reference(size, weight, format, group_size) -> None:
-    _check_format(format)
-    size[...] = row_major_bytes(weight)
-
-
-def _check_format(format: int) -> None:
-    if format != OWN_DTYPE:
-        raise NotImplementedError(f"format: expected {OWN_DTYPE}, the weight's own dtype, got {format}")
-
-
-def pack(call: Call, weight: np.ndarray) -> np.ndarray:
-    """`weight` packed by the backend that `call` runs on."""
-    attrs = {"format": OWN_DTYPE, "group_size": 0}
-    size = empty((), I64)
-    call("linear_packed_size", {"size": size, "weight": weight}, attrs)
-    packed = empty((int(size),), U8)
-    call("linear_pack", {"packed": packed, "weight": weight, "scales": None, "zeros": None}, attrs)
-    return packed
-
-
-# ---- linear -------------------------------------------------------------------------------------------------
-
-
-def _row_major(weight: np.ndarray) -> np.ndarray:
-    packed = empty((row_major_bytes(weight),), U8)
-    pack_reference(packed, weight, None, None, OWN_DTYPE, 0)
-    return packed
+def _rounding_of_x(inputs, n: int, bits: int) -> np.ndarray:
+    """[m, n]: over the blocks, max |x| * sum |w| / STEPS. Not finite where a row of x is not."""
+    x, packed = inputs["x"], inputs["weight"]
+    k = x.shape[1]
+    unpacked = _packed.read(packed, n, k, x.dtype) if packed.ndim == 1 else None
+    if unpacked is None or unpacked.group is None or not k:
+        return np.zeros((len(x), n))
+    group = np.arange(k) // unpacked.group
+    starts = np.flatnonzero(np.diff(group, prepend=-1) | (np.arange(k) % unpacked.group % BLOCK == 0))
+    largest = np.maximum.reduceat(np.abs(f64(x)), starts, axis=1)
+    sums = np.add.reduceat(np.abs(unpacked.values), starts, axis=1)
+    return largest @ sums.T / STEPS[bits]
 
 
 def _arguments(rng, dtype, m, n, k, bias=True, gap=0, scale=1.0):
@@ -116,12 +98,25 @@ _SIZES = (
 )  # fmt: skip
 
 
+_QUANTISED_ROWS = (1, 2, 3, 4, 5, 7, 8, 11, 16, 17, 40)
+
+
+def _packed_sample(
+    name: str, tensors: dict, weight: Weight, bits: int = 16, tags: frozenset[str] = frozenset()
+) -> Sample:
+    """`weight` in place of the plain one, packed by the backend at hand."""
+
+    def prepare(call: Call):
+        return {"weight": linear_pack.packed_by(call, weight)}
+
+    changed = {**tensors, "weight": linear_pack.packed_by_reference(weight)}
+    return Sample(name, changed, {"activation_bits": bits}, tags, prepare)
+
+
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
     def plain_and_packed(name, tensors, tags=frozenset()):
-        yield Sample(name, tensors, tags=tags)
-        weight = tensors["weight"]
-        changed = {**tensors, "weight": _row_major(weight)}
-        yield Sample(f"{name}-packed", changed, tags=tags, prepare=lambda call: {"weight": pack(call, weight)})
+        yield Sample(name, tensors, {"activation_bits": 16}, tags)
+        yield _packed_sample(f"{name}-packed", tensors, Weight(tensors["weight"]), tags=tags)
 
     for dtype in FLOATS:
         for m, n, k in _SIZES:
@@ -137,11 +132,40 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield from plain_and_packed(f"{dtype.name}-one-row-for-all", one_row)
         large = _arguments(rng, dtype, 3, 1000, 2048, scale=0.25)
         yield from plain_and_packed(f"{dtype.name}-3x1000x2048", large, frozenset({"large"}))
+    yield from _quantised_samples(rng)
+
+
+def _quantised_samples(rng: np.random.Generator) -> Iterator[Sample]:
+    """Every weight with a few rows, then with many: dtypes of x, bits, bias and gaps take turns."""
+    for i, (name, weight) in enumerate(linear_pack.quantised(rng)):
+        n, k = weight.weight.shape
+        for m in (_QUANTISED_ROWS[i % 9], 17 + i % 20):
+            dtype, bits = FLOATS[i % 3], (16, 8)[(i + m) % 2]
+            tensors = _arguments(rng, dtype, m, n, k, bias=i % 2 == 0, gap=i % 3)
+            yield _packed_sample(f"{name}-{dtype.name}-{m}-rows-{bits}-bits", tensors, weight, bits)
+    for format in (INT8, INT4):
+        weight = linear_pack.integers(rng, 45, 256, 64, format, U8, F16, U8)
+        for m in _QUANTISED_ROWS:
+            for dtype in FLOATS:
+                for bits in (16, 8):
+                    name = f"format-{format}-{dtype.name}-{m}-rows-{bits}-bits"
+                    yield _packed_sample(name, _arguments(rng, dtype, m, 45, 256), weight, bits)
+        for m in (3, 20):
+            name = f"format-{format}-{m}-rows"
+            spoiled = _arguments(rng, F32, m, 45, 256)
+            spoiled["x"][0, 70], spoiled["x"][1, 255] = np.inf, np.nan
+            yield _packed_sample(f"{name}-infinity-and-nan", spoiled, weight, tags=frozenset({"nan"}))
+            small = _arguments(rng, F32, m, 45, 256, scale=1e-38)
+            yield _packed_sample(f"{name}-tiny-x", small, weight)
+            huge = _arguments(rng, F32, m, 45, 256, scale=1e35)
+            yield _packed_sample(f"{name}-huge-x", huge, weight)
+        none = _arguments(rng, F32, 0, 45, 256)
+        yield _packed_sample(f"format-{format}-no-rows", none, weight)
 
 
 def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     good = _arguments(rng, F32, 3, 5, 4)
-    error = Errors(good)
+    error = Errors(good, {"activation_bits": 16})
     yield from error.nulls(optional=("bias",))
     yield error("integers", Status.BAD_TENSOR_DTYPE, "y", y=empty((3, 5), I32))
     yield error("x-dtype", Status.BAD_TENSOR_DTYPE, "x", x=empty((3, 4), F16))
@@ -162,30 +186,45 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     yield error("bias-stride", Status.BAD_TENSOR_STRIDES, "bias", bias=empty((5,), F32, (2,)))
     yield error("y-broadcast", Status.BAD_TENSOR_STRIDES, "y", y=empty((3, 5), F32, (0, 1)))
     yield error("packed-stride", Status.BAD_TENSOR_STRIDES, "weight", weight=empty((200,), U8, (2,)))
+    for bits in (-1, 0, 4, 32):
+        yield error(f"{bits}-bits", Status.BAD_PARAM, "activation_bits", attrs={"activation_bits": bits})
     for name, packed in _bad_packed(good["weight"]):
         yield error(f"packed-{name}", Status.BAD_PARAM, "weight", at="run", weight=packed)
 
 
 def _bad_packed(weight: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """Packed weights that every backend must refuse for [5, 4] in F32."""
-    good = _row_major(weight)
-    header = Header.read(good)
-    room = np.concatenate([good, np.zeros(4096, np.uint8)])
+    good = linear_pack.packed_by_reference(Weight(weight))
     yield "empty", empty((0,), U8)
     yield "short-header", good[:63].copy()
     yield "header-only", good[:64].copy()
+    room = np.concatenate([good, np.zeros(4096, np.uint8)])
     yield "zeros", np.zeros_like(room)
-    for name, changes in (
+
+    def changed(packed: np.ndarray, **fields: int) -> np.ndarray:
+        result = np.concatenate([packed, np.zeros(4096, np.uint8)])
+        dataclasses.replace(Header.read(packed), **fields).write(result)
+        return result
+
+    for name, fields in (
         ("foreign-layout", {"layout": 0x7FFFFFFF}), ("n", {"n": 6}), ("k", {"k": 3}), ("n-negative", {"n": -5}),
         ("n-huge", {"n": 2**62}), ("dtype", {"dtype": F16.code}), ("format", {"format": 9}),
+        ("group", {"group_size": 2}), ("int8-of-floats", {"format": INT8}),
     ):  # fmt: skip
-        changed = room.copy()
-        dataclasses.replace(header, **changes).write(changed)
-        yield name, changed
+        yield name, changed(good, **fields)
     for name, byte in (("magic", 0), ("version", 8)):
-        changed = room.copy()
-        changed[byte] += 1
-        yield name, changed
+        spoiled = room.copy()
+        spoiled[byte] += 1
+        yield name, spoiled
+    for format in (INT8, INT4):
+        good = linear_pack.packed_by_reference(Weight(weight, format=format, group_size=2))
+        yield f"format-{format}-short", good[:-1].copy()
+        for name, fields in (
+            ("n", {"n": 6}), ("k", {"k": 2}), ("group-3", {"group_size": 3}), ("group-negative", {"group_size": -2}),
+            ("group-huge", {"group_size": 2**62}), ("foreign-layout", {"layout": 0x7FFFFFFF}),
+            ("dtype", {"dtype": I32.code}), ("own-dtype", {"format": OWN_DTYPE}),
+        ):  # fmt: skip
+            yield f"format-{format}-{name}", changed(good, **fields)
 
 
 linear = Operator(
@@ -205,7 +244,12 @@ linear = Operator(
         Tensor("weight", Role.IN, "n k | bytes", "W", Strides.UNIT_LAST, "weight, or what linear_pack made of it"),
         Tensor("bias", Role.IN, "n", "T", Strides.CONTIGUOUS, "added to every row", optional=True),
     ),
+    attrs=(
+        Attr("activation_bits", "int", default=16,
+             doc="with an int8 or int4 weight: the bits to which x may be rounded, 16 or 8"),
+    ),
     constraints=(
+        Constraint("activation_bits in (8, 16)", "activation_bits", "8 or 16", Status.BAD_PARAM),
         Constraint(
             "(W == T and rank(weight) == 2) or (W == U8 and rank(weight) == 1)", "weight",
             "the dtype of x with rank 2, or packed bytes (U8) with rank 1", Status.BAD_TENSOR_DTYPE,
@@ -214,215 +258,21 @@ linear = Operator(
     infer={"n": "out_features"},
     semantics=(
         "y = x Wᵀ + bias, without bias y = x Wᵀ. Sums are f32; the result is rounded to nearest even once.",
-        "A packed weight was made by linear_pack on the same backend, of a weight with the dtype of x. Any other "
-        "buffer (a foreign layout, other extents, another dtype, too short) is BAD_PARAM where its header can be "
-        "read, before anything is written. Its out_features come from y.",
+        "A packed weight was made by linear_pack on the same backend, of a weight with the dtype of x, or as int8 or "
+        "int4 for any dtype of x. Any other buffer (a foreign layout, other extents, another dtype, too short) is "
+        "BAD_PARAM where its header can be read, before anything is written. Its out_features come from y.",
+        "An int8 or int4 weight counts as the numbers that linear_pack says. A backend may round x to "
+        "activation_bits: then a result lies within the tolerance of its dtype plus the sum, over blocks of at most "
+        f"{BLOCK} neighbours within a group, of max |x| * sum |w| / {STEPS[16]}, with 8 bits / {STEPS[8]}. 16 bits "
+        "add about 2e-5 of a typical result, a hundredth of what rounding it to bf16 does; 8 bits about 5e-3.",
+        "With an int8 or int4 weight an infinity or NaN in a row of x gives infinities and NaN in that row of y: which "
+        "of them is open.",
         "Without terms (k == 0) y is the bias, or 0. y must not overlap the other tensors.",
     ),
     reference=reference,
+    compare=compare,
     samples=samples,
     error_samples=error_samples,
     tolerances=TOLERANCES,
     own=True,
 )  # fmt: skip
-
-
-# ---- linear_pack and linear_packed_size -----------------------------------------------------------------------
-
-_PACK_SIZES = ((1, 1), (1, 64), (7, 3), (8, 16), (17, 15), (33, 129), (64, 64), (257, 40), (0, 5), (5, 0))
-_PACK_AXES = {"n": "output features", "k": "input features"}
-_PACK_ATTRS = (
-    Attr("format", "int", default=OWN_DTYPE, doc="0: the weight's own dtype, 1: int8, 2: int4"),
-    Attr("group_size", "size_t", default=0, doc="elements of a row that share a scale; 0: the whole row"),
-)
-_GROUPS = (
-    Constraint("format in (0, 1, 2)", "format", "0 (the weight's own dtype), 1 (int8) or 2 (int4)", Status.BAD_PARAM),
-    Constraint(
-        "group_size == 0 or (format > 0 and group_size > 0 and k % group_size == 0)", "group_size",
-        "0, or with int8 and int4 a divisor of the input features", Status.BAD_PARAM,
-    ),
-)  # fmt: skip
-_FORMATS = "int8 and int4 are shaped here for a later version: NOT_IMPLEMENTED."
-
-
-def _weights(rng: np.random.Generator) -> Iterator[tuple[str, np.ndarray]]:
-    for dtype in FLOATS:
-        for shape in _PACK_SIZES:
-            yield f"{dtype.name}-{shape[0]}x{shape[1]}", uniform(rng, shape, dtype)
-        gaps = layout((9, 33), (50, 1), dtype)
-        gaps[...] = uniform(rng, (9, 33), dtype)
-        yield f"{dtype.name}-row-gaps", gaps
-
-
-def pack_samples(rng: np.random.Generator) -> Iterator[Sample]:
-    attrs = {"format": OWN_DTYPE, "group_size": 0}
-
-    def sized(weight):
-        def prepare(call: Call):
-            size = empty((), I64)
-            call("linear_packed_size", {"size": size, "weight": weight}, attrs)
-            return {"packed": empty((int(size),), U8)}
-
-        return prepare
-
-    for name, weight in _weights(rng):
-        packed = empty((row_major_bytes(weight),), U8)
-        tensors = {"packed": packed, "weight": weight, "scales": None, "zeros": None}
-        yield Sample(name, tensors, attrs, prepare=sized(weight))
-
-
-def compare_packed(expected, actual, inputs, attrs) -> str | None:
-    """The header, but for the layout; the rest is the backend's own."""
-    try:
-        want, got = (Header.read(side["packed"]) for side in (expected, actual))
-    except BadValue as error:
-        return f"packed: {error}"
-    return None if dataclasses.replace(got, layout=want.layout) == want else f"packed: expected {want}, got {got}"
-
-
-def pack_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
-    weight = uniform(rng, (5, 8), F32)
-    attrs = {"format": OWN_DTYPE, "group_size": 0}
-    error = Errors({"packed": empty((4096,), U8), "weight": weight, "scales": None, "zeros": None}, attrs)
-    for name in ("packed", "weight"):
-        yield error(f"null-descriptor-{name}", Status.NULL_POINTER, name, null=[name])
-        yield error(f"null-pointer-{name}", Status.NULL_POINTER, name, at="run", null=[name])
-    yield error("packed-i8", Status.BAD_TENSOR_DTYPE, "packed", packed=empty((4096,), I8))
-    yield error("packed-rank", Status.BAD_TENSOR_SHAPE, "packed", packed=empty((64, 64), U8))
-    yield error("packed-stride", Status.BAD_TENSOR_STRIDES, "packed", packed=empty((4096,), U8, (2,)))
-    for bytes_ in (1, 63, 64, 100):
-        yield error(f"packed-{bytes_}-bytes", Status.BAD_PARAM, "packed", at="run", packed=empty((bytes_,), U8))
-    yield error("weight-i32", Status.BAD_TENSOR_DTYPE, "weight", weight=empty((5, 8), I32))
-    yield error("weight-rank", Status.BAD_TENSOR_SHAPE, "weight", weight=empty((40,), F32))
-    yield error("weight-stride", Status.BAD_TENSOR_STRIDES, "weight", weight=empty((5, 8), F32, (20, 2)))
-    scales = empty((5, 2), F32)
-    quantised = {"weight": empty((5, 8), I8), "scales": scales}
-    for format in (-1, 3):
-        yield error(f"format-{format}", Status.BAD_PARAM, "format", attrs={"format": format})
-    for group_size in (3, 16, 2**64 - 1):
-        yield error(
-            f"group-{group_size}", Status.BAD_PARAM, "group_size", attrs={"format": INT8, "group_size": group_size}
-        )
-    yield error("group-of-own-dtype", Status.BAD_PARAM, "group_size", attrs={"group_size": 4})
-    yield error("integers-in-own-dtype", Status.BAD_TENSOR_DTYPE, "weight", weight=empty((5, 8), I8))
-    yield error("integers-without-scales", Status.BAD_PARAM, "scales", attrs={"format": INT8}, weight=empty((5, 8), I8))
-    yield error("floats-with-scales", Status.BAD_PARAM, "scales", scales=scales)
-    grouped = {"format": INT8, "group_size": 4}
-    yield error(
-        "scales-extent", Status.BAD_TENSOR_SHAPE, "scales", attrs=grouped, **{**quantised, "scales": empty((5, 3), F32)}
-    )
-    yield error(
-        "scales-rows", Status.BAD_TENSOR_SHAPE, "scales", attrs=grouped, **{**quantised, "scales": empty((4, 2), F32)}
-    )
-    yield error(
-        "scales-dtype", Status.BAD_TENSOR_DTYPE, "scales", attrs=grouped, **{**quantised, "scales": empty((5, 2), I8)}
-    )
-    yield error("zeros-extent", Status.BAD_TENSOR_SHAPE, "zeros", attrs=grouped, **quantised, zeros=empty((5, 3), I8))
-    yield error("zeros-dtype", Status.BAD_TENSOR_DTYPE, "zeros", attrs=grouped, **quantised, zeros=empty((5, 2), F32))
-    yield error("zeros-without-scales", Status.BAD_PARAM, "zeros", attrs=grouped, zeros=empty((5, 2), I8))
-
-
-linear_pack = Operator(
-    name="linear_pack",
-    symbol="LinearPack",
-    summary="Pack a weight into the layout that a backend's linear likes best.",
-    axes={
-        **_PACK_AXES,
-        "groups": "scales per row: k / group_size, or 1",
-        "bytes": "size of the packed weight, at least what linear_packed_size says",
-    },
-    dtypes={"W": (*FLOATS, I8, U8), "S": FLOATS, "Z": (I8, U8)},
-    tensors=(
-        Tensor("packed", Role.OUT, "bytes", U8.name, Strides.CONTIGUOUS, "header and weight", opaque=True,
-               written="the header, and as many bytes as the layout takes"),
-        Tensor("weight", Role.IN, "n k", "W", Strides.UNIT_LAST, "floats, or integers (one per byte) with scales"),
-        Tensor("scales", Role.IN, "n groups", "S", Strides.UNIT_LAST, "scale of each group", optional=True),
-        Tensor("zeros", Role.IN, "n groups", "Z", Strides.UNIT_LAST, "integer that means 0", optional=True),
-    ),
-    attrs=_PACK_ATTRS,
-    constraints=(
-        *_GROUPS,
-        Constraint("W in (F16, BF16, F32) or format > 0", "weight", "floats", Status.BAD_TENSOR_DTYPE),
-        Constraint("W in (F16, BF16, F32) or has(scales)", "scales", "scales of an integer weight", Status.BAD_PARAM),
-        Constraint("W in (I8, U8) or not has(scales)", "scales", "none for a float weight", Status.BAD_PARAM),
-        Constraint("has(scales) or not has(zeros)", "zeros", "none without scales", Status.BAD_PARAM),
-        Constraint(
-            "not has(scales) or (group_size == 0 and groups == 1) or groups * group_size == k", "scales",
-            "k / group_size columns, or 1",
-        ),
-    ),
-    infer={"bytes": "packed_bytes"},
-    semantics=(
-        "The caller owns the buffer; linear_packed_size gives its size on the backend at hand.",
-        "It begins with 64 bytes, little-endian: 'INFINIPK', u32 version (1), u32 format, i64 n, i64 k, i64 "
-        "group_size, u32 dtype of the weight, u32 layout (the backend's own id), zeros. The rest is the backend's "
-        "business.",
-        "An integer weight q stands for (q - zero) * scale; a float weight is quantised here when the format asks "
-        "for it. "
-        + _FORMATS,
-        "A buffer that is too small is BAD_PARAM, before anything is written.",
-    ),
-    reference=pack_reference,
-    compare=compare_packed,
-    samples=pack_samples,
-    error_samples=pack_error_samples,
-    own=True,
-    header="linear.h",
-)  # fmt: skip
-
-
-def size_samples(rng: np.random.Generator) -> Iterator[Sample]:
-    for name, weight in _weights(rng):
-        yield Sample(name, {"size": empty((), I64), "weight": weight}, {"format": OWN_DTYPE, "group_size": 0})
-
-
-def compare_size(expected, actual, inputs, attrs) -> str | None:
-    """A layout may pad, but not lose anything."""
-    least, got = int(expected["size"]), int(actual["size"])
-    return None if got >= least else f"size: expected at least {least}, got {got}"
-
-
-def size_error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
-    attrs = {"format": OWN_DTYPE, "group_size": 0}
-    error = Errors({"size": empty((), I64), "weight": uniform(rng, (5, 8), F32)}, attrs)
-    for name in ("size", "weight"):
-        yield error(f"null-descriptor-{name}", Status.NULL_POINTER, name, null=[name])
-    yield error("null-pointer-size", Status.NULL_POINTER, "size", at="run", null=["size"])
-    yield error("size-i32", Status.BAD_TENSOR_DTYPE, "size", size=empty((), I32))
-    yield error("size-rank", Status.BAD_TENSOR_SHAPE, "size", size=empty((1,), I64))
-    yield error("weight-i32", Status.BAD_TENSOR_DTYPE, "weight", weight=empty((5, 8), I32))
-    yield error("weight-rank", Status.BAD_TENSOR_SHAPE, "weight", weight=empty((40,), F32))
-    yield error("integers-in-own-dtype", Status.BAD_TENSOR_DTYPE, "weight", weight=empty((5, 8), I8))
-    for format in (-1, 3):
-        yield error(f"format-{format}", Status.BAD_PARAM, "format", attrs={"format": format})
-    for group_size in (3, 2**64 - 1):
-        yield error(
-            f"group-{group_size}", Status.BAD_PARAM, "group_size", attrs={"format": INT8, "group_size": group_size}
-        )
-
-
-linear_packed_size = Operator(
-    name="linear_packed_size",
-    symbol="LinearPackedSize",
-    summary="Bytes that linear_pack writes for a weight, on the backend at hand.",
-    axes=_PACK_AXES,
-    dtypes={"W": (*FLOATS, I8, U8)},
-    tensors=(
-        Tensor("size", Role.OUT, "", I64.name, doc="bytes, the header included"),
-        Tensor(
-            "weight", Role.IN, "n k", "W", Strides.UNIT_LAST, "weight; only its description is used", null_at_run=True
-        ),
-    ),
-    attrs=_PACK_ATTRS,
-    constraints=(
-        *_GROUPS,
-        Constraint("W in (F16, BF16, F32) or format > 0", "weight", "floats", Status.BAD_TENSOR_DTYPE),
-    ),
-    semantics=("size is what linear_pack with the same weight and attributes needs; at least 64.", _FORMATS),
-    reference=size_reference,
-    compare=compare_size,
-    samples=size_samples,
-    error_samples=size_error_samples,
-    own=True,
-    header="linear.h",
-)

@@ -93,6 +93,10 @@ class Draws:
             elif isinstance(op, ast.Gt | ast.GtE):
                 self.axes[left.id] = max(self.axes[left.id], int(right) + isinstance(op, ast.Gt))
 
+        elif isinstance(left, ast.Name) and left.id in self.attrs and isinstance(op, ast.In):
+            if self.draw(st.integers(0, 3)) > 0:
+                self.attrs[left.id] = self.draw(st.sampled_from(right))
+
     def _value(self, node: ast.expr) -> Any:
         known = {**self.attrs, **self.axes, **{name: d.code for name, d in self.dtypes.items()}}
         functions = {"ndim": lambda g: len(self.groups[g]), "size": lambda g: int(np.prod(self.groups[g]))}

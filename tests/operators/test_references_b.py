@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import pytest
 
-from infiniop.operators import _packed, all_operators, linear, random_sample, sample
+from infiniop.operators import _packed, all_operators, linear, linear_pack, random_sample, sample
 from infiniop.schema import BadValue, Operator, Role, Sample, Status, dtype
 
 torch = pytest.importorskip("torch")
@@ -88,55 +88,103 @@ def test_gemm() -> None:
         agree(operator, given, {"c": result if beta == 0 else result + beta * t["c"]})
 
 
-def _weight(packed: np.ndarray, n: int, k: int, like: np.ndarray) -> np.ndarray:
+def _floats(packed: np.ndarray, n: int, k: int, like: np.ndarray) -> np.ndarray:
     return packed[64 : 64 + n * k * like.itemsize].view(like.dtype).reshape(n, k)
 
 
 def test_linear() -> None:
     for operator, given in samples_of("linear"):
         weight = given.tensors["weight"]
-        if weight.ndim == 1:
-            y, x = given.tensors["y"], given.tensors["x"]
-            plain = {**given.tensors, "weight": _weight(weight, y.shape[1], x.shape[1], x)}
-            same = run(operator, Sample("", plain), wide=False)["y"]
-            np.testing.assert_array_equal(run(operator, given, wide=False)["y"], same, given.name)
-        else:
+        if weight.ndim == 2:
             t = as_torch(given.tensors)
             agree(operator, given, {"y": functional.linear(t["x"], t["weight"], t["bias"])})
+        elif struct.unpack("<I", weight[12:16].tobytes()) == (0,):
+            y, x = given.tensors["y"], given.tensors["x"]
+            plain = {**given.tensors, "weight": _floats(weight, y.shape[1], x.shape[1], x)}
+            same = run(operator, Sample("", plain), wide=False)["y"]
+            np.testing.assert_array_equal(run(operator, given, wide=False)["y"], same, given.name)
+
+
+def test_linear_of_a_quantised_weight_is_that_of_its_numbers() -> None:
+    rng = np.random.default_rng(0)
+    for name, weight in linear_pack.quantised(rng):
+        n, k = weight.weight.shape
+        x, y = rng.normal(size=(3, k)), np.zeros((3, n))
+        packed = linear_pack.packed_by_reference(weight)
+        linear.reference(y, x.astype(np.float32), packed, None)
+        numbers = _packed.read(packed, n, k, np.dtype(np.float32)).values
+        np.testing.assert_allclose(y, x.astype(np.float32).astype(np.float64) @ numbers.T, err_msg=name)
+        if not weight.weight.size:
+            continue
+        size = weight.group_size or k
+        if weight.scales is not None:
+            q = weight.weight.astype(int) - (0 if weight.zeros is None else weight.zeros.astype(int).repeat(size, 1))
+            np.testing.assert_array_equal(numbers, q * weight.scales.astype(np.float64).repeat(size, 1), name)
+        else:
+            wide = weight.weight.astype(np.float64)
+            largest = np.abs(wide).reshape(n, -1, size).max(-1).repeat(size, 1)
+            step = largest / 127 / 2 if weight.format == 1 else largest / 8
+            assert (np.abs(numbers - wide) <= step * 1.02 + 1e-38).all(), name
+
+
+def test_floats_are_quantised_as_written() -> None:
+    int8, scales = _packed.quantise(np.array([[127.0, -3.5, 2.5, 0.4], [0, 0, 0, 0]], np.float32), 1, 4)
+    assert (int8.tolist(), scales.tolist()) == ([[127, -4, 2, 0], [0, 0, 0, 0]], [[1], [0]])
+    int4, scales = _packed.quantise(np.array([[8.0, -8.0, 7.5, 2.5, -4.0, 16.0, 0.0, -16.1]], np.float32), 2, 4)
+    assert (int4.tolist(), scales.tolist()) == ([[7, -8, 7, 2, -2, 7, 0, -8]], [[1, 2.015625]])
+    int4, scales = _packed.quantise(np.array([[8.0, -7.0, -7.6, 3.5]], np.float32), 2, 0)
+    assert (int4.tolist(), scales.tolist()) == ([[-8, 7, 7, -4]], [[-1]])
 
 
 def test_packed_weights_begin_with_their_header() -> None:
     for operator, given in samples_of("linear_pack"):
-        weight = given.tensors["weight"]
+        weight, format = given.tensors["weight"], given.attrs["format"]
         packed = run(operator, given, wide=False)["packed"]
         n, k = weight.shape
-        want = (b"INFINIPK", 1, 0, n, k, 0, dtype(weight.dtype).code, 0, bytes(16))
-        assert struct.unpack("<8sIIqqqII16s", packed[:64].tobytes()) == want
-        assert packed[64:].tobytes() == np.ascontiguousarray(weight).tobytes()
+        found = struct.unpack("<8sIIqqqII16s", packed[:64].tobytes())
+        assert found[:7] == (b"INFINIPK", 1, format, n, k, given.attrs["group_size"], dtype(weight.dtype).code)
+        assert found[8] == bytes(16)
+        if format == 0:
+            assert found[7] == 0
+            assert packed[64:].tobytes() == np.ascontiguousarray(weight).tobytes()
     for operator, given in samples_of("linear_packed_size"):
-        weight = given.tensors["weight"]
-        assert run(operator, given, wide=False)["size"] == 64 + weight.size * weight.itemsize
+        n, k = given.tensors["weight"].shape
+        size, group = run(operator, given, wide=False)["size"] - 64, given.attrs["group_size"]
+        if given.attrs["format"] == 0:
+            assert size == n * k * given.tensors["weight"].itemsize
+        else:
+            scales, zeros = given.tensors["scales"], given.tensors["zeros"]
+            per_group = (2 if scales is None else scales.itemsize) + (zeros is not None)
+            integers = n * k if given.attrs["format"] == 1 else (n * k + 1) // 2
+            assert size == integers + n * (k // group if group else 1) * per_group
 
 
 def test_linear_pack_compares_headers_but_not_layouts() -> None:
-    given = next(iter(linear.linear_pack.samples(np.random.default_rng(0))))
-    right = run(linear.linear_pack, given, wide=False)
+    given = next(iter(linear_pack.linear_pack.samples(np.random.default_rng(0))))
+    right = run(linear_pack.linear_pack, given, wide=False)
     elsewhere = right["packed"].copy()
     _packed.Header(0, *given.tensors["weight"].shape, 0, 12, layout=77).write(elsewhere)
-    assert linear.compare_packed(right, {"packed": elsewhere}, given.tensors, given.attrs) is None
+    assert linear_pack.compare_packed(right, {"packed": elsewhere}, given.tensors, given.attrs) is None
     for byte in (0, 16, 24, 40):
         wrong = elsewhere.copy()
         wrong[byte] += 1
-        assert "packed" in linear.compare_packed(right, {"packed": wrong}, given.tensors, given.attrs)
+        assert "packed" in linear_pack.compare_packed(right, {"packed": wrong}, given.tensors, given.attrs)
 
 
-@pytest.mark.parametrize("format", [1, 2])
-def test_quantised_formats_are_not_implemented(format: int) -> None:
-    weight = np.zeros((2, 8), np.float32)
-    with pytest.raises(NotImplementedError, match="format"):
-        linear.pack_reference(np.zeros(4096, np.uint8), weight, None, None, format, 4)
-    with pytest.raises(NotImplementedError, match="format"):
-        linear.size_reference(np.zeros((), np.int64), weight, format, 4)
+def test_linear_compares_within_the_bound_of_rounded_activations() -> None:
+    weight = linear_pack.Weight(np.full((1, 256), 127.0, np.float32), format=1, group_size=128)
+    x = np.ones((1, 256), np.float32)
+    x[0, 200] = 4
+    inputs = {"x": x, "weight": linear_pack.packed_by_reference(weight), "bias": None}
+    want = np.array([[259 * 127.0]], np.float32)
+    for bits, steps in ((16, 65_000), (8, 250)):
+        bound = 2e-5 + 1e-5 * want + 128 * 127 * (1 + 4) / steps
+        for factor, good in ((0.99, True), (1.01, False)):
+            for sign in (-1, 1):
+                got = {"y": want.astype(np.float64) + sign * factor * bound}
+                said = linear.compare({"y": want}, got, inputs, {"activation_bits": bits})
+                assert (said is None) == good
+                assert good or "[0, 0]" in said
 
 
 # ---- caches and attention -------------------------------------------------------------------------------------

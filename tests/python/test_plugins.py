@@ -49,7 +49,7 @@ def test_attributes_optionals_and_empty_tensors_reach_the_kernel() -> None:
     def rms_norm(**arguments) -> None:
         calls.append(arguments)
 
-    def linear(y, x, weight, bias) -> None:
+    def linear(y, x, weight, bias, activation_bits) -> None:
         y[...] = x @ weight.T + (0 if bias is None else bias)
 
     register("curious", kernels={"rms_norm": rms_norm, "linear": linear})

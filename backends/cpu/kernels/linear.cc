@@ -2,11 +2,12 @@
 #include "infiniop/schema/linear.h"
 
 #include "matmul.h"
-#include "packed.h"
+#include "quantised.h"
 
 namespace infiniop::cpu {
 namespace {
 
+using schema::linear::A;
 using schema::linear::op;
 using schema::linear::T;
 
@@ -34,6 +35,7 @@ struct State {
     size_t m, n, k, bytes;
     ptrdiff_t y_row, x_row, weight_row;
     bool packed;
+    int bits;               // of x, with a quantised weight
     BlockedProduct product; // of many rows
 
     bool few() const { return m <= max_few; }
@@ -48,8 +50,10 @@ struct State {
         s.packed = call.rank(T::weight) == 1;
         s.bytes = s.packed ? call.dim(T::weight, 0) : 0;
         s.weight_row = s.packed ? 0 : call.stride(T::weight, 0);
+        s.bits = int(call.integer(A::activation_bits));
         if (s.few()) {
-            workspace = s.m * padded(s.k) * sizeof(float);
+            workspace = s.m * (s.packed ? std::max(padded(s.k) * sizeof(float), RoundedRow::max_bytes(s.k))
+                                        : padded(s.k) * sizeof(float));
         } else {
             s.product =
                 BlockedProduct(1, s.m, s.n, s.k, word_elements_of(s.dtype), s.packed ? Source::packed : Source::along);
@@ -58,7 +62,8 @@ struct State {
         return INFINI_STATUS_SUCCESS;
     }
 
-    Status check(const char *weight) const {
+    // The header of a packed weight that fits; of a quantised one what it describes.
+    Status read_header(const char *weight, bool &quantised, QuantisedWeight &w) const {
         if (bytes < sizeof(PackedHeader)) {
             return refuse("a packed weight of at least 64 bytes", Text("%zu bytes", bytes));
         }
@@ -67,28 +72,37 @@ struct State {
         if (std::memcmp(h.magic, packed_magic, sizeof(h.magic)) != 0 || h.version != packed_version) {
             return refuse(Text("a packed weight of version %u", packed_version), "another header");
         }
-        if (h.layout != packed_layout) {
+        quantised = QuantisedWeight::has_layout(h);
+        if (h.layout != packed_layout && !quantised) {
             return refuse(Text("layout %#x, packed by this backend", packed_layout), Text("layout %#x", h.layout));
         }
-        if (h.format != 0 || h.n != int64_t(n) || h.k != int64_t(k) || h.dtype != uint32_t(dtype)) {
-            return refuse(
-                Text("format 0, n %zu, k %zu, dtype %d", n, k, int(dtype)),
-                Text("format %u, n %lld, k %lld, dtype %u", h.format, (long long)h.n, (long long)h.k, h.dtype));
+        if (h.n != int64_t(n) || h.k != int64_t(k)) {
+            return refuse(Text("n %zu, k %zu", n, k), Text("n %lld, k %lld", (long long)h.n, (long long)h.k));
         }
-        if (bytes < packed_bytes(n, k, dtype)) {
-            return refuse(Text("%zu bytes", packed_bytes(n, k, dtype)), Text("%zu", bytes));
+        if (!quantised && (h.format != 0 || h.dtype != uint32_t(dtype) || h.group_size != 0)) {
+            return refuse(Text("format 0, dtype %d, group size 0", int(dtype)),
+                          Text("format %u, dtype %u, group size %lld", h.format, h.dtype, (long long)h.group_size));
         }
-        return INFINI_STATUS_SUCCESS;
+        if (quantised && !w.read(h)) {
+            return refuse("format 1 or 2, a dtype that linear_pack takes, a group size that divides k",
+                          Text("format %u, dtype %u, group size %lld", h.format, h.dtype, (long long)h.group_size));
+        }
+        const size_t needed = quantised ? w.bytes() : packed_bytes(n, k, dtype);
+        return bytes < needed ? refuse(Text("%zu bytes", needed), Text("%zu", bytes)) : INFINI_STATUS_SUCCESS;
     }
 
     Status calculate(const Run &run) const {
+        bool quantised = false;
+        QuantisedWeight w;
         if (packed) {
-            if (const Status status = check(run.data<const char>(T::weight)); status != INFINI_STATUS_SUCCESS) {
+            const Status status = read_header(run.data<const char>(T::weight), quantised, w);
+            if (status != INFINI_STATUS_SUCCESS) {
                 return status;
             }
         }
         return visit_float(dtype, [&](auto tag) {
-            calculate_as<typename decltype(tag)::type>(run);
+            using E = typename decltype(tag)::type;
+            quantised ? calculate_quantised<E>(run, w) : calculate_as<E>(run);
             return INFINI_STATUS_SUCCESS;
         });
     }
@@ -152,6 +166,56 @@ struct State {
                 pack_panel<tile_columns>(dst, weight + ptrdiff_t(column) * weight_row + i, weight_row, 1, columns,
                                          count);
                 return Panel<P>{dst};
+            },
+            store);
+    }
+
+    // ---- int8 and int4 --------------------------------------------------------------------------------------------
+
+    template <class E> void calculate_quantised(const Run &run, const QuantisedWeight &w) const {
+        const Store<E> store{run.data<E>(T::y), y_row, run.data<const E>(T::bias)};
+        const E *x = run.data<const E>(T::x);
+        const char *panels = run.data<const char>(T::weight) + sizeof(PackedHeader);
+        if (!few()) {
+            many_rows_quantised(run.workspace<void>(), x, w, panels, store);
+        } else if (bits == 8) {
+            few_rows_quantised<small_t>(run.workspace<char>(), x, w, panels, store);
+        } else {
+            few_rows_quantised<int16_t>(run.workspace<char>(), x, w, panels, store);
+        }
+    }
+
+    template <class I, class E>
+    void few_rows_quantised(char *memory, const E *x, const QuantisedWeight &w, const char *panels,
+                            const Store<E> &store) const {
+        const size_t row_bytes = RoundedRow::bytes(w), size = w.panel_bytes();
+        RoundedRow rows[max_few];
+        for (size_t j = 0; j < m; j++) {
+            rows[j] = RoundedRow(w, memory + j * row_bytes);
+            round_row<I>(w, rows[j], x + ptrdiff_t(j) * x_row, bits);
+        }
+        parallel_for(m ? div_up(n, panel_rows) : 0, grain_for(size), [&](size_t begin, size_t end) {
+            float out[max_few * panel_rows];
+            for (; begin < end; begin++) {
+                quantised_product<I>(w, panels + begin * size, rows, m, out);
+                const size_t row = begin * panel_rows;
+                for (size_t j = 0; j < m; j++) {
+                    store(0, j, row, std::min(panel_rows, n - row), out + j * panel_rows);
+                }
+            }
+        });
+    }
+
+    template <class E>
+    void many_rows_quantised(void *workspace, const E *x, const QuantisedWeight &w, const char *panels,
+                             const Store<E> &store) const {
+        product.run(
+            workspace,
+            [&](float *dst, size_t, size_t row, size_t rows, size_t i, size_t count) {
+                pack_panel<tile_rows>(dst, x + ptrdiff_t(row) * x_row + i, x_row, 1, rows, count);
+            },
+            [&](float *dst, size_t, size_t column, size_t, size_t i, size_t count) {
+                widen_quantised(dst, w, panels + column / panel_rows * w.panel_bytes(), column % panel_rows, i, count);
             },
             store);
     }

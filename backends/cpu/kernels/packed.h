@@ -33,14 +33,6 @@ inline size_t packed_bytes(size_t n, size_t k, infiniDtype_t dtype) {
     return sizeof(PackedHeader) + div_up(n, panel_rows) * panel_elements(k, dtype) * element_size(dtype);
 }
 
-inline Status own_dtype_only(const Call &call, size_t format) {
-    if (call.integer(format) == 0) {
-        return INFINI_STATUS_SUCCESS;
-    }
-    return fail(INFINI_STATUS_NOT_IMPLEMENTED, call.op(), "format", "0, the weight's own dtype",
-                Text("%lld", (long long)call.integer(format)));
-}
-
 // ---- a few rows ---------------------------------------------------------------------------------------------------
 
 constexpr size_t panel_vectors = panel_rows / width;

@@ -104,6 +104,7 @@ template <size_t Max, class F> void with_count(size_t n, F &&f) {
 
 // Sets accumulators to 0 without a loop, which gcc would turn into a memset that keeps them out of registers.
 inline void clear(vf &v) { v = vf{}; }
+inline void clear(vi &v) { v = vi{}; }
 template <class V, size_t N> void clear(V (&v)[N]);
 namespace detail {
 template <class V, size_t N, size_t... I> void clear_each(V (&v)[N], std::index_sequence<I...>) { (clear(v[I]), ...); }

@@ -17,23 +17,30 @@ typedef struct InfiniopDescriptor *infiniopLinearPackedSizeDescriptor_t;
  * weight (in) [n, k] or [bytes] F16/BF16/F32/U8 (=W), unit stride in the last axis: weight, or what linear_pack
  *   made of it
  * bias (in, may be NULL) [n] F16/BF16/F32 (=T), contiguous: added to every row
+ * activation_bits (int, at create): with an int8 or int4 weight: the bits to which x may be rounded, 16 or 8
  *
  * y = x Wᵀ + bias, without bias y = x Wᵀ. Sums are f32; the result is rounded to nearest even once.
- * A packed weight was made by linear_pack on the same backend, of a weight with the dtype of x. Any other buffer (a
- *   foreign layout, other extents, another dtype, too short) is BAD_PARAM where its header can be read, before
- *   anything is written. Its out_features come from y.
+ * A packed weight was made by linear_pack on the same backend, of a weight with the dtype of x, or as int8 or int4
+ *   for any dtype of x. Any other buffer (a foreign layout, other extents, another dtype, too short) is BAD_PARAM
+ *   where its header can be read, before anything is written. Its out_features come from y.
+ * An int8 or int4 weight counts as the numbers that linear_pack says. A backend may round x to activation_bits:
+ *   then a result lies within the tolerance of its dtype plus the sum, over blocks of at most 128 neighbours within
+ *   a group, of max |x| * sum |w| / 65000, with 8 bits / 250. 16 bits add about 2e-5 of a typical result, a
+ *   hundredth of what rounding it to bf16 does; 8 bits about 5e-3.
+ * With an int8 or int4 weight an infinity or NaN in a row of x gives infinities and NaN in that row of y: which of
+ *   them is open.
  * Without terms (k == 0) y is the bias, or 0. y must not overlap the other tensors. */
 INFINI_API infiniStatus_t infiniopCreateLinearDescriptor(
     infiniopHandle_t handle, infiniopLinearDescriptor_t *desc_ptr, infiniopTensorDescriptor_t y_desc,
-    infiniopTensorDescriptor_t x_desc, infiniopTensorDescriptor_t weight_desc,
-    infiniopTensorDescriptor_t bias_desc);
+    infiniopTensorDescriptor_t x_desc, infiniopTensorDescriptor_t weight_desc, infiniopTensorDescriptor_t bias_desc,
+    int activation_bits);
 INFINI_API infiniStatus_t infiniopGetLinearWorkspaceSize(infiniopLinearDescriptor_t desc, size_t *size);
 INFINI_API infiniStatus_t infiniopLinear(
     infiniopLinearDescriptor_t desc, void *workspace, size_t workspace_size, void *y, const void *x,
     const void *weight, const void *bias, void *stream);
 INFINI_API infiniStatus_t infiniopDestroyLinearDescriptor(infiniopLinearDescriptor_t desc);
 
-/* Pack a weight into the layout that a backend's linear likes best.
+/* Pack a weight into the layout that a backend's linear likes best, as it is or in int8 or int4.
  *
  * packed (out) [bytes] U8, contiguous: header and weight
  * weight (in) [n, k] F16/BF16/F32/I8/U8 (=W), unit stride in the last axis: floats, or integers (one per byte) with
@@ -46,9 +53,13 @@ INFINI_API infiniStatus_t infiniopDestroyLinearDescriptor(infiniopLinearDescript
  * The caller owns the buffer; linear_packed_size gives its size on the backend at hand.
  * It begins with 64 bytes, little-endian: 'INFINIPK', u32 version (1), u32 format, i64 n, i64 k, i64 group_size,
  *   u32 dtype of the weight, u32 layout (the backend's own id), zeros. The rest is the backend's business.
- * An integer weight q stands for (q - zero) * scale; a float weight is quantised here when the format asks for it.
- *   int8 and int4 are shaped here for a later version: NOT_IMPLEMENTED.
- * A buffer that is too small is BAD_PARAM, before anything is written. */
+ * An integer weight q stands for (q - zero) * scale, without zeros for q * scale; scales and zeros are kept as
+ *   given. int4 takes integers from -8 to 7 (I8) or 0 to 15 (U8); others are BAD_PARAM.
+ * A float weight is quantised where the format asks for it, per group and without zeros. The scale is max |w| / 127
+ *   for int8; for int4 it is m / -8, where m is the element of largest magnitude (of two that tie the negative
+ *   one). It is rounded to bf16, then q is w / scale in f32, rounded to nearest even and kept within -127 … 127 or
+ *   -8 … 7. Where the scale is 0, q is 0. An infinity or NaN is BAD_PARAM.
+ * A buffer that is too small is BAD_PARAM. Whatever is refused is refused before anything is written. */
 INFINI_API infiniStatus_t infiniopCreateLinearPackDescriptor(
     infiniopHandle_t handle, infiniopLinearPackDescriptor_t *desc_ptr, infiniopTensorDescriptor_t packed_desc,
     infiniopTensorDescriptor_t weight_desc, infiniopTensorDescriptor_t scales_desc,
@@ -62,20 +73,25 @@ INFINI_API infiniStatus_t infiniopDestroyLinearPackDescriptor(infiniopLinearPack
 /* Bytes that linear_pack writes for a weight, on the backend at hand.
  *
  * size (out) [] I64, any strides: bytes, the header included
- * weight (in) [n, k] F16/BF16/F32/I8/U8 (=W), unit stride in the last axis: weight; only its description is used
+ * weight (in) [n, k] F16/BF16/F32/I8/U8 (=W), unit stride in the last axis: floats, or integers (one per byte) with
+ *   scales; only its description is used
+ * scales (in, may be NULL) [n, groups] F16/BF16/F32 (=S), unit stride in the last axis: scale of each group; only
+ *   its description is used
+ * zeros (in, may be NULL) [n, groups] I8/U8 (=Z), unit stride in the last axis: integer that means 0; only its
+ *   description is used
  * format (int, at create): 0: the weight's own dtype, 1: int8, 2: int4
  * group_size (size_t, at create): elements of a row that share a scale; 0: the whole row
  *
- * size is what linear_pack with the same weight and attributes needs; at least 64.
- * int8 and int4 are shaped here for a later version: NOT_IMPLEMENTED. */
+ * size is what linear_pack with the same weight, scales, zeros and attributes needs; at least 64. */
 INFINI_API infiniStatus_t infiniopCreateLinearPackedSizeDescriptor(
     infiniopHandle_t handle, infiniopLinearPackedSizeDescriptor_t *desc_ptr, infiniopTensorDescriptor_t size_desc,
-    infiniopTensorDescriptor_t weight_desc, int format, size_t group_size);
+    infiniopTensorDescriptor_t weight_desc, infiniopTensorDescriptor_t scales_desc,
+    infiniopTensorDescriptor_t zeros_desc, int format, size_t group_size);
 INFINI_API infiniStatus_t infiniopGetLinearPackedSizeWorkspaceSize(
     infiniopLinearPackedSizeDescriptor_t desc, size_t *size);
 INFINI_API infiniStatus_t infiniopLinearPackedSize(
     infiniopLinearPackedSizeDescriptor_t desc, void *workspace, size_t workspace_size, void *size,
-    const void *weight, void *stream);
+    const void *weight, const void *scales, const void *zeros, void *stream);
 INFINI_API infiniStatus_t infiniopDestroyLinearPackedSizeDescriptor(infiniopLinearPackedSizeDescriptor_t desc);
 
 #endif

@@ -1,0 +1,342 @@
+// int8 and int4 weights in panels of 32 rows. Per panel and group of a row, one after another: 32 scales in their own
+// dtype, 32 zeros (i16, where there are any), then the integers as unsigned codes, [k / 8][32][8] with the 8 of a row
+// split: int8 [2][32][4], int4 [32][4] bytes, the first four in the low halves. So a lane of 32 bits holds a row's
+// neighbours. A group is padded to a multiple of 8; rows beyond n have scale 0.
+#pragma once
+
+#include "packed.h"
+
+namespace infiniop::cpu {
+
+constexpr size_t unit = 8;        // elements of a row that lie together
+constexpr size_t max_block = 128; // elements of x that are rounded together
+constexpr infiniDtype_t quantised_scales[3] = {INFINI_DTYPE_F16, INFINI_DTYPE_BF16, INFINI_DTYPE_F32};
+constexpr uint32_t quantised_layout = 0x41555043; // "CPUA"; one letter on for each scales' dtype, three with zeros
+
+class QuantisedWeight {
+public:
+    QuantisedWeight() = default;
+    QuantisedWeight(size_t n, size_t k, size_t group_size, bool int4, infiniDtype_t weight, infiniDtype_t scales,
+                    bool zeros)
+        : n(n), k(k), group(group_size ? group_size : k), groups(group_size ? k / group_size : 1), int4(int4),
+          scales(scales), zeros(zeros), offset(weight == INFINI_DTYPE_U8 ? 0
+                                               : int4                    ? 8
+                                                                         : 128) {}
+
+    size_t padded_group() const { return round_up(group, unit); }
+    size_t blocks() const { return groups * div_up(padded_group(), max_block); } // of x
+    size_t scale_bytes() const { return panel_rows * element_size(scales); }
+    size_t unit_bytes() const { return panel_rows * unit / (int4 ? 2 : 1); }
+    size_t prefix_bytes() const { return scale_bytes() + (zeros ? panel_rows * sizeof(int16_t) : 0); }
+    size_t group_bytes() const { return prefix_bytes() + padded_group() / unit * unit_bytes(); }
+    size_t panel_bytes() const { return groups * group_bytes(); }
+    size_t bytes() const { return sizeof(PackedHeader) + div_up(n, panel_rows) * panel_bytes(); }
+
+    uint32_t layout() const {
+        const auto which = std::find(quantised_scales, quantised_scales + 3, scales) - quantised_scales;
+        return quantised_layout + ((uint32_t(which) + 3 * zeros) << 24);
+    }
+
+    static bool has_layout(const PackedHeader &h) {
+        return h.layout % (1u << 24) == quantised_layout % (1u << 24) && kind(h) < 6;
+    }
+    // What a header with one of our layouts describes; says whether it can be.
+    bool read(const PackedHeader &h) {
+        const bool known = h.dtype == INFINI_DTYPE_U8 || h.dtype == INFINI_DTYPE_I8 || h.dtype == INFINI_DTYPE_F16 ||
+                           h.dtype == INFINI_DTYPE_BF16 || h.dtype == INFINI_DTYPE_F32;
+        if ((h.format != 1 && h.format != 2) || !known || h.group_size < 0 || (h.group_size && h.k % h.group_size)) {
+            return false;
+        }
+        *this = QuantisedWeight(size_t(h.n), size_t(h.k), size_t(h.group_size), h.format == 2, infiniDtype_t(h.dtype),
+                                quantised_scales[kind(h) % 3], kind(h) >= 3);
+        return true;
+    }
+
+    size_t n = 0, k = 0, group = 0, groups = 0;
+    bool int4 = false;
+    infiniDtype_t scales = INFINI_DTYPE_BF16;
+    bool zeros = false;
+    int offset = 0; // codes are unsigned: signed integers are moved up
+
+private:
+    static uint32_t kind(const PackedHeader &h) { return (h.layout >> 24) - (quantised_layout >> 24); }
+};
+
+// What linear_pack makes of a weight, given the indices of its tensors.
+inline QuantisedWeight quantised_weight(const Call &call, size_t weight, size_t scales, size_t zeros, size_t group_size,
+                                        bool int4) {
+    return {call.dim(weight, 0), call.dim(weight, 1),
+            group_size,          int4,
+            call.dtype(weight),  call.has(scales) ? call.dtype(scales) : INFINI_DTYPE_BF16,
+            call.has(zeros)};
+}
+
+// ---- dequantising ---------------------------------------------------------------------------------------------------
+
+// Scales and zeros (as codes) of `width` rows of a group.
+struct GroupPart {
+    vf scale;
+    vi zero;
+
+    GroupPart(const QuantisedWeight &w, const char *group, size_t row) {
+        const char *p = group + row * element_size(w.scales);
+        scale = w.scales == INFINI_DTYPE_F16    ? load(reinterpret_cast<const f16 *>(p))
+                : w.scales == INFINI_DTYPE_BF16 ? load(reinterpret_cast<const bf16 *>(p))
+                                                : load(reinterpret_cast<const float *>(p));
+        zero = splat<vi>(w.offset);
+        if (w.zeros) {
+            vh bits;
+            std::memcpy(&bits, group + w.scale_bytes() + row * sizeof(int16_t), sizeof(bits));
+            zero = (vi)(extend(bits) << 16) >> 16;
+        }
+    }
+};
+
+// dst[count][tile_columns] from elements k … of the panel's rows row …
+inline void widen_quantised(float *dst, const QuantisedWeight &w, const char *panel, size_t row, size_t k,
+                            size_t count) {
+    for (size_t column = 0; column < tile_columns; column += width) {
+        for (size_t i = k; i < k + count;) {
+            const char *group = panel + i / w.group * w.group_bytes();
+            const GroupPart part(w, group, row + column);
+            const char *codes = group + w.prefix_bytes();
+            for (size_t at = i % w.group; at < w.group && i < k + count; at++, i++) {
+                const size_t half = at % unit / 4;
+                const char *p = codes + at / unit * w.unit_bytes() + (row + column) * 4;
+                vu bits;
+                std::memcpy(&bits, w.int4 ? p : p + half * panel_rows * 4, sizeof(bits));
+                const unsigned shift = unsigned(at % 4 * 8 + (w.int4 ? half * 4 : 0));
+                const vi code = (vi)((bits >> shift) & (w.int4 ? 15u : 255u));
+                store(dst + (i - k) * tile_columns + column,
+                      __builtin_convertvector(code - part.zero, vf) * part.scale);
+            }
+        }
+    }
+}
+
+// ---- a few rows of x, rounded to integers ---------------------------------------------------------------------------
+
+#if defined(__AVX512VNNI__)
+using small_t = int8_t; // what 8-bit activations are kept in
+#else
+using small_t = int16_t;
+#endif
+
+// A row of x: per block a scale and the sum of its integers, then the integers. i16 in the order 0 2 1 3 of every four,
+// for products of pairs; i8 as they come.
+struct RoundedRow {
+    float *scales;
+    int32_t *sums;
+    char *integers;
+
+    static size_t bytes(const QuantisedWeight &w) {
+        return w.blocks() * (sizeof(float) + sizeof(int32_t)) + w.groups * w.padded_group() * sizeof(int16_t);
+    }
+    // Of any weight with k input features: groups of one element are the worst.
+    static size_t max_bytes(size_t k) { return k * (8 + unit * sizeof(int16_t)) + 64; }
+
+    RoundedRow() = default;
+    RoundedRow(const QuantisedWeight &w, char *memory)
+        : scales(reinterpret_cast<float *>(memory)), sums(reinterpret_cast<int32_t *>(scales + w.blocks())),
+          integers(reinterpret_cast<char *>(sums + w.blocks())) {}
+};
+
+namespace detail {
+template <size_t first, class V, size_t... I> V every_other(V a, V b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, (2 * I + first)...);
+}
+template <size_t first, class V> V every_other(V a, V b) {
+    return every_other<first>(a, b, std::make_index_sequence<sizeof(V) / sizeof(a[0])>());
+}
+
+// Two vectors of integers, in the order of an i16 row.
+inline void store_rounded(int16_t *dst, vi a, vi b) {
+    using V = VectorOf<double>::bits;
+    const V p = bit_cast<V>(a), q = bit_cast<V>(b);
+    const V even = every_other<0>(p, q), odd = every_other<1>(p, q);
+    const vu pairs = (bit_cast<vu>(even) & 0xffffu) | (bit_cast<vu>(odd) << 16);
+    std::memcpy(dst, &pairs, sizeof(pairs));
+}
+inline void store_rounded(int8_t *dst, vi a, vi b) {
+    typedef int8_t Bytes __attribute__((vector_size(width)));
+    const Bytes low = __builtin_convertvector(a, Bytes), high = __builtin_convertvector(b, Bytes);
+    std::memcpy(dst, &low, sizeof(low));
+    std::memcpy(dst + width, &high, sizeof(high));
+}
+
+// Rounds `count` values (a multiple of the unit) to -most … most; the memory behind them is readable and 0 up to
+// max_block. A block with an infinity or NaN has scale NaN, one that is all but 0 has scale 0.
+template <class I> void round_block(const float *values, size_t count, float most, float *scale, int32_t *sum, I *out) {
+    vi largest = {};
+    for (size_t i = 0; i < count; i += width) {
+        const vi magnitude = bit_cast<vi>(load(values + i)) & 0x7fffffff;
+        largest = magnitude > largest ? magnitude : largest;
+    }
+    const int32_t bits = max_lane(largest);
+    const float peak = bit_cast<float>(bits);
+    if (bits >= 0x7f800000 || peak < 1e-30f) {
+        *scale = peak < 1e-30f ? 0.0f : __builtin_nanf("");
+        *sum = 0;
+        std::fill_n(out, count, I{0});
+        return;
+    }
+    *scale = peak / most;
+    const vf steps = splat<vf>(most / peak), shift = splat<vf>(12582912.0f); // 1.5 * 2^23: the addition rounds
+    I rounded[max_block];
+    vi total = {};
+    for (size_t i = 0; i < count; i += 2 * width) {
+        vi q[2];
+        for (size_t h = 0; h < 2; h++) {
+            q[h] = bit_cast<vi>(load(values + i + h * width) * steps + shift) - bit_cast<vi>(shift);
+            total += q[h];
+        }
+        store_rounded(rounded + i, q[0], q[1]);
+    }
+    *sum = cpu::sum(total);
+    std::memcpy(out, rounded, count * sizeof(I));
+}
+} // namespace detail
+
+// One row of x, k elements of type E.
+template <class I, class E> void round_row(const QuantisedWeight &w, const RoundedRow &row, const E *x, int bits) {
+    const float most = bits == 8 ? 127.0f : 32767.0f;
+    I *out = reinterpret_cast<I *>(row.integers);
+    size_t block = 0;
+    for (size_t group = 0; group < w.groups; group++) {
+        for (size_t at = 0; at < w.group; at += max_block, block++) {
+            const size_t count = std::min(max_block, w.group - at), kept = round_up(count, unit);
+            float values[max_block];
+            for_vectors<width>(
+                count, [&](size_t i, auto part) { store(values + i, load(x + group * w.group + at + i, part)); });
+            std::fill(values + count, values + round_up(count, 2 * width), 0.0f);
+            detail::round_block(values, kept, most, row.scales + block, row.sums + block, out);
+            out += kept;
+        }
+    }
+}
+
+// ---- products of a panel with a few rows ----------------------------------------------------------------------------
+
+constexpr size_t quantised_few = vector_bytes == 64 ? 4 : vector_bytes == 32 ? 2 : 1; // rows at a time
+
+namespace detail {
+inline vi low_half(vi v) { return (vi)((vu)v << 16) >> 16; }
+
+// acc + the products of two i16 in every lane of 32 bits.
+inline vi add_pairs(vi acc, vi a, vi b) {
+#if defined(__AVX512VNNI__)
+    return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b);
+#elif defined(__AVX512BW__)
+    return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    return acc + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#else
+    return acc + low_half(a) * low_half(b) + (a >> 16) * (b >> 16);
+#endif
+}
+
+template <class I> vi splat_at(const I *x) {
+    int32_t bits;
+    std::memcpy(&bits, x, sizeof(bits));
+    return splat<vi>(bits);
+}
+
+// acc + the four codes in every lane times four neighbours of x.
+inline vi add_codes(vi acc, vu codes, const int16_t *x) {
+    acc = add_pairs(acc, (vi)(codes & 0xff00ffu), splat_at(x));
+    return add_pairs(acc, (vi)((codes >> 8) & 0xff00ffu), splat_at(x + 2));
+}
+#if defined(__AVX512VNNI__)
+inline vi add_codes(vi acc, vu codes, const int8_t *x) {
+    return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)splat_at(x));
+}
+#endif
+
+// acc[j][g] += products of `units` units.
+template <bool int4, class I, size_t X>
+void add_units(vi (&acc)[X][panel_vectors], const char *codes, const I *const *x, size_t at, size_t units) {
+    constexpr size_t half = panel_rows * 4;
+    for (size_t u = 0; u < units; u++, at += unit, codes += int4 ? half : 2 * half) {
+#pragma GCC unroll 8
+        for (size_t g = 0; g < panel_vectors; g++) {
+            vu low, high;
+            std::memcpy(&low, codes + g * vector_bytes, sizeof(low));
+            if constexpr (int4) {
+                high = (low >> 4) & 0x0f0f0f0fu;
+                low = low & 0x0f0f0f0fu;
+            } else {
+                std::memcpy(&high, codes + half + g * vector_bytes, sizeof(high));
+            }
+#pragma GCC unroll 8
+            for (size_t j = 0; j < X; j++) {
+                acc[j][g] = add_codes(acc[j][g], low, x[j] + at);
+                acc[j][g] = add_codes(acc[j][g], high, x[j] + at + 4);
+            }
+        }
+    }
+}
+
+template <bool int4, class I, size_t X>
+void multiply_quantised(const QuantisedWeight &w, const char *panel, const RoundedRow *rows, float *out) {
+    const I *x[X];
+    for (size_t j = 0; j < X; j++) {
+        x[j] = reinterpret_cast<const I *>(rows[j].integers);
+    }
+    vf sums[X][panel_vectors];
+    clear(sums);
+    size_t block = 0, at = 0;
+    for (size_t group = 0; group < w.groups; group++) {
+        vf scale[panel_vectors];
+        vi zero[panel_vectors];
+        for (size_t g = 0; g < panel_vectors; g++) {
+            const GroupPart part(w, panel, g * width);
+            scale[g] = part.scale;
+            zero[g] = part.zero;
+        }
+        panel += w.prefix_bytes();
+        for (size_t left = w.padded_group(); left > 0; block++) {
+            const size_t count = std::min(left, max_block);
+            vi acc[X][panel_vectors];
+            clear(acc);
+            add_units<int4>(acc, panel, x, at, count / unit);
+#pragma GCC unroll 8
+            for (size_t j = 0; j < X; j++) {
+                const vf step = splat<vf>(rows[j].scales[block]);
+                const vi sum = splat<vi>(rows[j].sums[block]);
+#pragma GCC unroll 8
+                for (size_t g = 0; g < panel_vectors; g++) {
+                    const vi exact = (vi)((vu)acc[j][g] - (vu)zero[g] * (vu)sum);
+                    sums[j][g] += __builtin_convertvector(exact, vf) * (scale[g] * step);
+                }
+            }
+            at += count;
+            left -= count;
+            panel += count / unit * w.unit_bytes();
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t j = 0; j < X; j++) {
+#pragma GCC unroll 8
+        for (size_t g = 0; g < panel_vectors; g++) {
+            store(out + j * panel_rows + g * width, sums[j][g]);
+        }
+    }
+}
+} // namespace detail
+
+// out[few][panel_rows]: a panel times a few rounded rows.
+template <class I>
+void quantised_product(const QuantisedWeight &w, const char *panel, const RoundedRow *rows, size_t few, float *out) {
+    const size_t passes = div_up(few, quantised_few);
+    for (size_t pass = 0, j = 0; pass < passes; pass++) {
+        const size_t end = few * (pass + 1) / passes;
+        with_count<quantised_few>(end - j, [&](auto count) {
+            constexpr size_t X = decltype(count)::value;
+            w.int4 ? detail::multiply_quantised<true, I, X>(w, panel, rows + j, out + j * panel_rows)
+                   : detail::multiply_quantised<false, I, X>(w, panel, rows + j, out + j * panel_rows);
+        });
+        j = end;
+    }
+}
+
+} // namespace infiniop::cpu
