@@ -26,6 +26,8 @@ template <class E> struct Store {
     }
 };
 
+constexpr size_t max_rounded = 512; // rows of x that are rounded at a time
+
 Status refuse(const char *expected, const char *got) {
     return fail(INFINI_STATUS_BAD_PARAM, op, "weight", expected, got);
 }
@@ -52,12 +54,14 @@ struct State {
         s.weight_row = s.packed ? 0 : call.stride(T::weight, 0);
         s.bits = int(call.integer(A::activation_bits));
         if (s.few()) {
-            workspace = s.m * (s.packed ? std::max(padded(s.k) * sizeof(float), RoundedRow::max_bytes(s.k))
-                                        : padded(s.k) * sizeof(float));
+            workspace = s.m * padded(s.k) * sizeof(float);
         } else {
             s.product =
                 BlockedProduct(1, s.m, s.n, s.k, word_elements_of(s.dtype), s.packed ? Source::packed : Source::along);
             workspace = s.product.workspace();
+        }
+        if (s.packed) {
+            workspace = std::max(workspace, RoundedRow::workspace(std::min(s.m, max_rounded), s.k));
         }
         return INFINI_STATUS_SUCCESS;
     }
@@ -175,49 +179,36 @@ struct State {
     template <class E> void calculate_quantised(const Run &run, const QuantisedWeight &w) const {
         const Store<E> store{run.data<E>(T::y), y_row, run.data<const E>(T::bias)};
         const E *x = run.data<const E>(T::x);
-        const char *panels = run.data<const char>(T::weight) + sizeof(PackedHeader);
-        if (!few()) {
-            many_rows_quantised(run.workspace<void>(), x, w, panels, store);
-        } else if (bits == 8) {
-            few_rows_quantised<small_t>(run.workspace<char>(), x, w, panels, store);
-        } else {
-            few_rows_quantised<int16_t>(run.workspace<char>(), x, w, panels, store);
-        }
+        bits == 8 ? multiply_quantised<small_t>(run, w, x, store) : multiply_quantised<int16_t>(run, w, x, store);
     }
 
     template <class I, class E>
-    void few_rows_quantised(char *memory, const E *x, const QuantisedWeight &w, const char *panels,
-                            const Store<E> &store) const {
-        const size_t row_bytes = RoundedRow::bytes(w), size = w.panel_bytes();
-        RoundedRow rows[max_few];
-        for (size_t j = 0; j < m; j++) {
-            rows[j] = RoundedRow(w, memory + j * row_bytes);
-            round_row<I>(w, rows[j], x + ptrdiff_t(j) * x_row, bits);
-        }
-        parallel_for(m ? div_up(n, panel_rows) : 0, grain_for(size), [&](size_t begin, size_t end) {
-            float out[max_few * panel_rows];
-            for (; begin < end; begin++) {
-                quantised_product<I>(w, panels + begin * size, rows, m, out);
-                const size_t row = begin * panel_rows;
-                for (size_t j = 0; j < m; j++) {
-                    store(0, j, row, std::min(panel_rows, n - row), out + j * panel_rows);
+    void multiply_quantised(const Run &run, const QuantisedWeight &w, const E *x, const Store<E> &store) const {
+        const char *packed = run.data<const char>(T::weight) + sizeof(PackedHeader);
+        char *memory = run.workspace<char>();
+        const size_t bytes = RoundedRow::bytes(w), panels = div_up(n, panel_rows), size = w.panel_bytes();
+        const size_t room = RoundedRow::workspace(std::min(m, max_rounded), k) / std::max<size_t>(bytes, 1);
+        const size_t most = std::clamp<size_t>(room, 1, max_rounded);
+        for (size_t first = 0; first < m; first += most) {
+            const size_t rows = std::min(most, m - first), passes = div_up(rows, panel_pass);
+            parallel_for(rows, grain_for(k * 16), [&](size_t begin, size_t end) {
+                for (; begin < end; begin++) {
+                    round_row<I>(w, RoundedRow(w, memory + begin * bytes), x + ptrdiff_t(first + begin) * x_row, bits);
                 }
-            }
-        });
-    }
-
-    template <class E>
-    void many_rows_quantised(void *workspace, const E *x, const QuantisedWeight &w, const char *panels,
-                             const Store<E> &store) const {
-        product.run(
-            workspace,
-            [&](float *dst, size_t, size_t row, size_t rows, size_t i, size_t count) {
-                pack_panel<tile_rows>(dst, x + ptrdiff_t(row) * x_row + i, x_row, 1, rows, count);
-            },
-            [&](float *dst, size_t, size_t column, size_t, size_t i, size_t count) {
-                widen_quantised(dst, w, panels + column / panel_rows * w.panel_bytes(), column % panel_rows, i, count);
-            },
-            store);
+            });
+            parallel_for(panels * passes, grain_for(size), [&](size_t begin, size_t end) {
+                for (; begin < end; begin++) {
+                    const size_t panel = begin / passes, pass = begin % passes;
+                    const size_t from = rows * pass / passes, count = rows * (pass + 1) / passes - from;
+                    float out[panel_pass * panel_rows];
+                    quantised_product<I>(w, packed + panel * size, memory + from * bytes, count, out);
+                    for (size_t j = 0; j < count; j++) {
+                        store(0, first + from + j, panel * panel_rows, std::min(panel_rows, n - panel * panel_rows),
+                              out + j * panel_rows);
+                    }
+                }
+            });
+        }
     }
 };
 

@@ -6,6 +6,10 @@
 
 #include "packed.h"
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 namespace infiniop::cpu {
 
 constexpr size_t unit = 8;        // elements of a row that lie together
@@ -71,50 +75,7 @@ inline QuantisedWeight quantised_weight(const Call &call, size_t weight, size_t 
             call.has(zeros)};
 }
 
-// ---- dequantising ---------------------------------------------------------------------------------------------------
-
-// Scales and zeros (as codes) of `width` rows of a group.
-struct GroupPart {
-    vf scale;
-    vi zero;
-
-    GroupPart(const QuantisedWeight &w, const char *group, size_t row) {
-        const char *p = group + row * element_size(w.scales);
-        scale = w.scales == INFINI_DTYPE_F16    ? load(reinterpret_cast<const f16 *>(p))
-                : w.scales == INFINI_DTYPE_BF16 ? load(reinterpret_cast<const bf16 *>(p))
-                                                : load(reinterpret_cast<const float *>(p));
-        zero = splat<vi>(w.offset);
-        if (w.zeros) {
-            vh bits;
-            std::memcpy(&bits, group + w.scale_bytes() + row * sizeof(int16_t), sizeof(bits));
-            zero = (vi)(extend(bits) << 16) >> 16;
-        }
-    }
-};
-
-// dst[count][tile_columns] from elements k … of the panel's rows row …
-inline void widen_quantised(float *dst, const QuantisedWeight &w, const char *panel, size_t row, size_t k,
-                            size_t count) {
-    for (size_t column = 0; column < tile_columns; column += width) {
-        for (size_t i = k; i < k + count;) {
-            const char *group = panel + i / w.group * w.group_bytes();
-            const GroupPart part(w, group, row + column);
-            const char *codes = group + w.prefix_bytes();
-            for (size_t at = i % w.group; at < w.group && i < k + count; at++, i++) {
-                const size_t half = at % unit / 4;
-                const char *p = codes + at / unit * w.unit_bytes() + (row + column) * 4;
-                vu bits;
-                std::memcpy(&bits, w.int4 ? p : p + half * panel_rows * 4, sizeof(bits));
-                const unsigned shift = unsigned(at % 4 * 8 + (w.int4 ? half * 4 : 0));
-                const vi code = (vi)((bits >> shift) & (w.int4 ? 15u : 255u));
-                store(dst + (i - k) * tile_columns + column,
-                      __builtin_convertvector(code - part.zero, vf) * part.scale);
-            }
-        }
-    }
-}
-
-// ---- a few rows of x, rounded to integers ---------------------------------------------------------------------------
+// ---- x, rounded to integers ----------------------------------------------------------------------------------------
 
 #if defined(__AVX512VNNI__)
 using small_t = int8_t; // what 8-bit activations are kept in
@@ -124,21 +85,26 @@ using small_t = int16_t;
 
 // A row of x: per block a scale and the sum of its integers, then the integers. i16 in the order 0 2 1 3 of every four,
 // for products of pairs; i8 as they come.
-struct RoundedRow {
-    float *scales;
-    int32_t *sums;
-    char *integers;
+class RoundedRow {
+public:
+    RoundedRow(const QuantisedWeight &w, char *memory) : memory_(memory), blocks_(w.blocks()) {}
 
     static size_t bytes(const QuantisedWeight &w) {
         return w.blocks() * (sizeof(float) + sizeof(int32_t)) + w.groups * w.padded_group() * sizeof(int16_t);
     }
-    // Of any weight with k input features: groups of one element are the worst.
-    static size_t max_bytes(size_t k) { return k * (8 + unit * sizeof(int16_t)) + 64; }
+    // For `rows` rows of k elements: enough for a row of any weight, and for all rows of one with groups of 16 or more.
+    static size_t workspace(size_t rows, size_t k) {
+        const size_t any = k * (8 + unit * sizeof(int16_t)) + 64;
+        return std::max(any, rows * (k * 3 + 64));
+    }
 
-    RoundedRow() = default;
-    RoundedRow(const QuantisedWeight &w, char *memory)
-        : scales(reinterpret_cast<float *>(memory)), sums(reinterpret_cast<int32_t *>(scales + w.blocks())),
-          integers(reinterpret_cast<char *>(sums + w.blocks())) {}
+    float *scales() const { return reinterpret_cast<float *>(memory_); }
+    int32_t *sums() const { return reinterpret_cast<int32_t *>(memory_) + blocks_; }
+    template <class I> I *integers() const { return reinterpret_cast<I *>(memory_ + blocks_ * 8); }
+
+private:
+    char *memory_;
+    size_t blocks_;
 };
 
 namespace detail {
@@ -200,7 +166,7 @@ template <class I> void round_block(const float *values, size_t count, float mos
 // One row of x, k elements of type E.
 template <class I, class E> void round_row(const QuantisedWeight &w, const RoundedRow &row, const E *x, int bits) {
     const float most = bits == 8 ? 127.0f : 32767.0f;
-    I *out = reinterpret_cast<I *>(row.integers);
+    I *out = row.integers<I>();
     size_t block = 0;
     for (size_t group = 0; group < w.groups; group++) {
         for (size_t at = 0; at < w.group; at += max_block, block++) {
@@ -209,15 +175,15 @@ template <class I, class E> void round_row(const QuantisedWeight &w, const Round
             for_vectors<width>(
                 count, [&](size_t i, auto part) { store(values + i, load(x + group * w.group + at + i, part)); });
             std::fill(values + count, values + round_up(count, 2 * width), 0.0f);
-            detail::round_block(values, kept, most, row.scales + block, row.sums + block, out);
+            detail::round_block(values, kept, most, row.scales() + block, row.sums() + block, out);
             out += kept;
         }
     }
 }
 
-// ---- products of a panel with a few rows ----------------------------------------------------------------------------
+// ---- products of a panel with rows of x -----------------------------------------------------------------------------
 
-constexpr size_t quantised_few = vector_bytes == 64 ? 4 : vector_bytes == 32 ? 2 : 1; // rows at a time
+constexpr size_t panel_pass = vector_bytes == 64 ? 12 : 4; // rows of x at a time
 
 namespace detail {
 inline vi low_half(vi v) { return (vi)((vu)v << 16) >> 16; }
@@ -230,6 +196,8 @@ inline vi add_pairs(vi acc, vi a, vi b) {
     return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
     return acc + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+    return acc + (vi)_mm_madd_epi16((__m128i)a, (__m128i)b);
 #else
     return acc + low_half(a) * low_half(b) + (a >> 16) * (b >> 16);
 #endif
@@ -241,24 +209,31 @@ template <class I> vi splat_at(const I *x) {
     return splat<vi>(bits);
 }
 
-// acc + the four codes in every lane times four neighbours of x.
-inline vi add_codes(vi acc, vu codes, const int16_t *x) {
-    acc = add_pairs(acc, (vi)(codes & 0xff00ffu), splat_at(x));
-    return add_pairs(acc, (vi)((codes >> 8) & 0xff00ffu), splat_at(x + 2));
+// acc[j] + the four codes in every lane times four neighbours of row j of x.
+template <size_t X, size_t G> void add_codes(vi (&acc)[X][G], size_t g, vu codes, const int16_t *x, size_t row) {
+    const vi even = (vi)(codes & 0xff00ffu), odd = (vi)((codes >> 8) & 0xff00ffu);
+#pragma GCC unroll 16
+    for (size_t j = 0; j < X; j++) {
+        acc[j][g] = add_pairs(acc[j][g], even, splat_at(x + j * row));
+        acc[j][g] = add_pairs(acc[j][g], odd, splat_at(x + j * row + 2));
+    }
 }
 #if defined(__AVX512VNNI__)
-inline vi add_codes(vi acc, vu codes, const int8_t *x) {
-    return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)splat_at(x));
+template <size_t X, size_t G> void add_codes(vi (&acc)[X][G], size_t g, vu codes, const int8_t *x, size_t row) {
+#pragma GCC unroll 16
+    for (size_t j = 0; j < X; j++) {
+        acc[j][g] = (vi)_mm512_dpbusd_epi32((__m512i)acc[j][g], (__m512i)codes, (__m512i)splat_at(x + j * row));
+    }
 }
 #endif
 
-// acc[j][g] += products of `units` units.
-template <bool int4, class I, size_t X>
-void add_units(vi (&acc)[X][panel_vectors], const char *codes, const I *const *x, size_t at, size_t units) {
+// acc[j][g] += products of `units` units. x: integers of the first row at the units, rows `row` apart.
+template <bool int4, class I, size_t X, size_t G>
+void add_units(vi (&acc)[X][G], const char *codes, const I *x, size_t row, size_t units) {
     constexpr size_t half = panel_rows * 4;
-    for (size_t u = 0; u < units; u++, at += unit, codes += int4 ? half : 2 * half) {
+    for (size_t u = 0; u < units; u++, x += unit, codes += int4 ? half : 2 * half) {
 #pragma GCC unroll 8
-        for (size_t g = 0; g < panel_vectors; g++) {
+        for (size_t g = 0; g < G; g++) {
             vu low, high;
             std::memcpy(&low, codes + g * vector_bytes, sizeof(low));
             if constexpr (int4) {
@@ -267,76 +242,83 @@ void add_units(vi (&acc)[X][panel_vectors], const char *codes, const I *const *x
             } else {
                 std::memcpy(&high, codes + half + g * vector_bytes, sizeof(high));
             }
-#pragma GCC unroll 8
-            for (size_t j = 0; j < X; j++) {
-                acc[j][g] = add_codes(acc[j][g], low, x[j] + at);
-                acc[j][g] = add_codes(acc[j][g], high, x[j] + at + 4);
-            }
+            add_codes(acc, g, low, x, row);
+            add_codes(acc, g, high, x + 4, row);
         }
     }
 }
 
-template <bool int4, class I, size_t X>
-void multiply_quantised(const QuantisedWeight &w, const char *panel, const RoundedRow *rows, float *out) {
-    const I *x[X];
-    for (size_t j = 0; j < X; j++) {
-        x[j] = reinterpret_cast<const I *>(rows[j].integers);
+// Scales, and scales times zeros (as codes), of `width` rows of a group.
+inline void load_scales(const QuantisedWeight &w, const char *group, size_t row, vf &scale, vf &shift) {
+    const char *p = group + row * element_size(w.scales);
+    scale = w.scales == INFINI_DTYPE_F16    ? load(reinterpret_cast<const f16 *>(p))
+            : w.scales == INFINI_DTYPE_BF16 ? load(reinterpret_cast<const bf16 *>(p))
+                                            : load(reinterpret_cast<const float *>(p));
+    vi zero = splat<vi>(w.offset);
+    if (w.zeros) {
+        vh bits;
+        std::memcpy(&bits, group + w.scale_bytes() + row * sizeof(int16_t), sizeof(bits));
+        zero = (vi)(extend(bits) << 16) >> 16;
     }
-    vf sums[X][panel_vectors];
+    shift = __builtin_convertvector(zero, vf) * scale;
+}
+
+// out[X][panel_rows] of X rounded rows, one after another; vectors first … first + G of the panel.
+template <bool int4, class I, size_t X, size_t G>
+void multiply_quantised(const QuantisedWeight &w, const char *panel, char *rows, size_t first, float *out) {
+    const size_t row_bytes = RoundedRow::bytes(w);
+    const I *x = RoundedRow(w, rows).integers<I>();
+    vf sums[X][G];
     clear(sums);
-    size_t block = 0, at = 0;
+    size_t block = 0;
     for (size_t group = 0; group < w.groups; group++) {
-        vf scale[panel_vectors];
-        vi zero[panel_vectors];
-        for (size_t g = 0; g < panel_vectors; g++) {
-            const GroupPart part(w, panel, g * width);
-            scale[g] = part.scale;
-            zero[g] = part.zero;
+        vf scale[G], shift[G];
+        for (size_t g = 0; g < G; g++) {
+            load_scales(w, panel, (first + g) * width, scale[g], shift[g]);
         }
         panel += w.prefix_bytes();
         for (size_t left = w.padded_group(); left > 0; block++) {
             const size_t count = std::min(left, max_block);
-            vi acc[X][panel_vectors];
+            vi acc[X][G];
             clear(acc);
-            add_units<int4>(acc, panel, x, at, count / unit);
-#pragma GCC unroll 8
+            add_units<int4>(acc, panel + first * vector_bytes, x, row_bytes / sizeof(I), count / unit);
+#pragma GCC unroll 16
             for (size_t j = 0; j < X; j++) {
-                const vf step = splat<vf>(rows[j].scales[block]);
-                const vi sum = splat<vi>(rows[j].sums[block]);
+                const RoundedRow row(w, rows + j * row_bytes);
+                const float step = row.scales()[block];
+                const vf steps = splat<vf>(step), moved = splat<vf>(step * float(row.sums()[block]));
 #pragma GCC unroll 8
-                for (size_t g = 0; g < panel_vectors; g++) {
-                    const vi exact = (vi)((vu)acc[j][g] - (vu)zero[g] * (vu)sum);
-                    sums[j][g] += __builtin_convertvector(exact, vf) * (scale[g] * step);
+                for (size_t g = 0; g < G; g++) {
+                    sums[j][g] += __builtin_convertvector(acc[j][g], vf) * (scale[g] * steps) - shift[g] * moved;
                 }
             }
-            at += count;
+            x += count;
             left -= count;
             panel += count / unit * w.unit_bytes();
         }
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (size_t j = 0; j < X; j++) {
 #pragma GCC unroll 8
-        for (size_t g = 0; g < panel_vectors; g++) {
-            store(out + j * panel_rows + g * width, sums[j][g]);
+        for (size_t g = 0; g < G; g++) {
+            store(out + j * panel_rows + (first + g) * width, sums[j][g]);
         }
     }
 }
 } // namespace detail
 
-// out[few][panel_rows]: a panel times a few rounded rows.
+// out[count][panel_rows]: a panel times at most panel_pass rounded rows, which lie one after another. What a row gives
+// does not depend on its neighbours.
 template <class I>
-void quantised_product(const QuantisedWeight &w, const char *panel, const RoundedRow *rows, size_t few, float *out) {
-    const size_t passes = div_up(few, quantised_few);
-    for (size_t pass = 0, j = 0; pass < passes; pass++) {
-        const size_t end = few * (pass + 1) / passes;
-        with_count<quantised_few>(end - j, [&](auto count) {
-            constexpr size_t X = decltype(count)::value;
-            w.int4 ? detail::multiply_quantised<true, I, X>(w, panel, rows + j, out + j * panel_rows)
-                   : detail::multiply_quantised<false, I, X>(w, panel, rows + j, out + j * panel_rows);
-        });
-        j = end;
-    }
+void quantised_product(const QuantisedWeight &w, const char *panel, char *rows, size_t count, float *out) {
+    with_count<panel_pass>(count, [&](auto known) {
+        constexpr size_t X = decltype(known)::value;
+        constexpr size_t G = X == 1 ? panel_vectors : std::min<size_t>(2, panel_vectors); // accumulators fill registers
+        for (size_t first = 0; first < panel_vectors; first += G) {
+            w.int4 ? detail::multiply_quantised<true, I, X, G>(w, panel, rows, first, out)
+                   : detail::multiply_quantised<false, I, X, G>(w, panel, rows, first, out);
+        }
+    });
 }
 
 } // namespace infiniop::cpu
