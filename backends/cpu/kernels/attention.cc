@@ -39,7 +39,8 @@ struct State {
                    s.pos + tokens,
                    d,
                    true,
-                   1.0f / std::sqrt(float(d))};
+                   1.0f / std::sqrt(float(d)),
+                   true};
         s.plan = s.shape.plan();
         workspace = s.plan.workspace();
         return INFINI_STATUS_SUCCESS;
