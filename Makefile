@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+FORMATTED := '*.cc' '*.hpp' '*.cpp' 'backends/*.h' 'tests/*.c' 'examples/*.c' ':!include/infiniop.hpp' ':!include/infiniop/ops'
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 .PHONY: demo test full build lint format clean
@@ -28,12 +29,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files '*.cc' '*.hpp' '*.cpp' 'backends/*.h' 'tests/*.c' | xargs $(BIN)/clang-format --dry-run --Werror
+	git ls-files $(FORMATTED) | xargs $(BIN)/clang-format --dry-run --Werror
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	git ls-files '*.cc' '*.hpp' '*.cpp' 'backends/*.h' 'tests/*.c' | xargs $(BIN)/clang-format -i
+	git ls-files $(FORMATTED) | xargs $(BIN)/clang-format -i
 
 $(VENV)/.lm: pyproject.toml constraints.txt
 	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV) lm

@@ -103,6 +103,8 @@ INFINI_API infiniStatus_t infinirtMemsetAsync(void *ptr, int value, size_t count
 INFINI_API infiniStatus_t infinirtStreamBeginCapture(
     infinirtStream_t stream, infinirtStreamCaptureMode_t mode);
 INFINI_API infiniStatus_t infinirtStreamEndCapture(infinirtStream_t stream, infinirtGraph_t *graph_ptr);
+/* Whether calls on the stream are recorded now; it began a capture or joined one. Not in InfiniCore. */
+INFINI_API infiniStatus_t infinirtStreamIsCapturing(infinirtStream_t stream, int *capturing);
 INFINI_API infiniStatus_t infinirtGraphDestroy(infinirtGraph_t graph);
 INFINI_API infiniStatus_t infinirtGraphInstantiate(
     infinirtGraphExec_t *graph_exec_ptr, infinirtGraph_t graph, infinirtGraphNode_t *node_ptr, char *log_buffer, size_t buffer_size);

@@ -1,8 +1,8 @@
 """The generator: everything that follows from the operator files.
 
-Committed: the C headers, the ABI lock in `registry.yaml`, the documentation pages. Built: typed C functions and tables
-of the core, C++ accessors, the cffi definitions, the Python functions, the manifests of the built-in backends. It runs
-from the source tree, without the compiled library.
+Committed: the C and C++ headers, the ABI lock in `registry.yaml`, the documentation pages. Built: typed C functions and
+tables of the core, C++ accessors, the cffi definitions, the Python functions, the manifests of the built-in backends.
+It runs from the source tree, without the compiled library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infiniop.operators import all_operators
 
-from . import accessors, cffi, core, docs, headers, lock, manifests, python, torch
+from . import accessors, cffi, core, cpp, docs, headers, lock, manifests, python, torch
 from .abi import Abi
 
 
@@ -38,6 +38,7 @@ def committed_files(root: Path, bump: Sequence[str] = ()) -> dict[Path, str]:
     registry = lock.Registry.load(root / "registry.yaml").updated(operators, bump)
     files = {root / "registry.yaml": registry.text()}
     files |= {root / "include" / name: text for name, text in headers.generate(operators, abi).items()}
+    files |= {root / "include" / name: text for name, text in cpp.generate(operators, abi).items()}
     files |= {root / "docs" / name: text for name, text in docs.generate(operators, registry, root).items()}
     return files
 
@@ -87,5 +88,6 @@ def _write(path: Path, text: str) -> bool:
 
 def _orphans(root: Path, files: dict[Path, str]) -> list[Path]:
     """Files in wholly generated folders that nothing generates any more."""
-    folders = [(root / "include" / "infiniop" / "ops", "*.h"), (root / "docs" / "operators", "*.md")]
+    ops = root / "include" / "infiniop" / "ops"
+    folders = [(ops, "*.h"), (ops, "*.hpp"), (root / "docs" / "operators", "*.md")]
     return [p for folder, pattern in folders for p in sorted(folder.glob(pattern)) if p not in files]

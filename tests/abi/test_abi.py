@@ -71,7 +71,7 @@ def test_what_is_new_is_exported(toolchain: Toolchain):
     for header in ("registry.h", "handle.h", "operator_descriptor.h"):
         declared |= set(re.findall(r"\b(infiniop[A-Z]\w+)\(", (toolchain.include / "infiniop" / header).read_text()))
     assert declared <= exported(toolchain.lib / "libinfiniop.so")
-    assert "infinirtGraphLaunch" in exported(toolchain.lib / "libinfinirt.so")
+    assert {"infinirtGraphLaunch", "infinirtStreamIsCapturing"} <= exported(toolchain.lib / "libinfinirt.so")
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,9 @@ class Toolchain:
     def lib(self) -> Path:
         return self.prefix / "lib"
 
-    def compiler(self, cplusplus: bool) -> list[str]:
-        tools = os.environ.get("INFINIOP_TEST_TOOLS", "")
-        language = [f"{tools}g++", "-std=c++17"] if cplusplus else [f"{tools}gcc", "-std=c11"]
+    def compiler(self, cplusplus: bool, standard: str = "") -> list[str]:
+        name, usual = ("g++", "c++17") if cplusplus else ("gcc", "c11")
+        language = [os.environ.get("INFINIOP_TEST_TOOLS", "") + name, f"-std={standard or usual}"]
         extra = shlex.split(os.environ.get("INFINIOP_TEST_FLAGS", ""))
         return [
             *language,
@@ -66,15 +66,19 @@ class Toolchain:
             *extra,
         ]
 
-    def compile(self, output: Path, sources: Sequence[Path], flags: Sequence[str] = ()) -> Path:
+    def compile(self, output: Path, sources: Sequence[Path], flags: Sequence[str] = (), standard: str = "") -> Path:
         cplusplus = sources[0].suffix in (".cpp", ".cc")
-        done = run([*self.compiler(cplusplus), *sources, "-o", output, *flags])
+        done = run([*self.compiler(cplusplus, standard), *sources, "-o", output, *flags])
         assert done.returncode == 0, done.stderr
         return output
 
-    def program(self, name: str) -> Path:
-        libraries = [f"-L{self.lib}", f"-Wl,-rpath,{self.lib}", *(f"-l{n}" for n in LIBRARIES), "-lpthread"]
-        return self.compile(self.folder / name.replace(".", "_"), [HERE / "programs" / name], libraries)
+    @property
+    def libraries(self) -> list[str]:
+        return [f"-L{self.lib}", f"-Wl,-rpath,{self.lib}", *(f"-l{n}" for n in LIBRARIES), "-lpthread"]
+
+    def program(self, name: str, flags: Sequence[str] = (), standard: str = "") -> Path:
+        output = self.folder / f"{name.replace('.', '_')}{standard}"
+        return self.compile(output, [HERE / "programs" / name], [*flags, *self.libraries], standard)
 
     def plugin(self, variant: str) -> Path:
         flags = ["-shared", "-fPIC", "-fvisibility=hidden", f"-DVARIANT={VARIANTS.index(variant)}"]

@@ -213,6 +213,16 @@ infiniStatus_t infinirtStreamEndCapture(infinirtStream_t stream, infinirtGraph_t
     });
 }
 
+infiniStatus_t infinirtStreamIsCapturing(infinirtStream_t stream, int *capturing) {
+    return guarded(__func__, [&] {
+        if (!capturing) {
+            return fail_null("infinirtStreamIsCapturing", "capturing");
+        }
+        *capturing = is_capturing(stream);
+        return INFINI_STATUS_SUCCESS;
+    });
+}
+
 infiniStatus_t infinirtGraphDestroy(infinirtGraph_t graph) {
     return guarded(__func__, [&] {
         constexpr const char *op = "infinirtGraphDestroy";
