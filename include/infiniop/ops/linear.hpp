@@ -11,21 +11,23 @@ class Linear : public Descriptor {
 public:
     struct Options {
         ConstTensor bias = {};
+        int activation_bits = 16;
         StreamRef stream = {};
         const char *backend = nullptr;
     };
 
     explicit Linear(
-        const Handle &handle, const Layout &y, const Layout &x, const Layout &weight, const Layout &bias = {})
-        : Linear(detail::value(create(nothrow, handle, y, x, weight, bias))) {}
+        const Handle &handle, const Layout &y, const Layout &x, const Layout &weight, const Layout &bias = {},
+        int activation_bits = 16)
+        : Linear(detail::value(create(nothrow, handle, y, x, weight, bias, activation_bits))) {}
     static Result<Linear> create(
         nothrow_t, const Handle &handle, const Layout &y, const Layout &x, const Layout &weight,
-        const Layout &bias = {}) {
+        const Layout &bias = {}, int activation_bits = 16) {
         const auto tensors = detail::describe(y, x, weight, bias);
         InfiniopDescriptor *desc = nullptr;
         const infiniStatus_t status =
             tensors.status() ? tensors.status() : infiniopCreateLinearDescriptor(
-                handle.get(), &desc, tensors[0], tensors[1], tensors[2], tensors[3]);
+                handle.get(), &desc, tensors[0], tensors[1], tensors[2], tensors[3], activation_bits);
         Result<Descriptor> made = adopt(nothrow, status, desc, infiniopGetLinearWorkspaceSize, infiniopDestroyLinearDescriptor);
         if (!made) {
             return detail::failed(made);
@@ -65,13 +67,13 @@ inline Result<void> linear(
     nothrow_t, const Tensor &y, const ConstTensor &x, const ConstTensor &weight,
     const Linear::Options &options = {}) {
     static thread_local detail::Cache cache;
-    const detail::Signature<4, 0> signature(
+    const detail::Signature<4, 1> signature(
         options.stream, {&y, &x, &weight, &options.bias},
-        {});
+        {detail::word(options.activation_bits)});
     return detail::call(
         cache, signature, options.stream, options.backend,
         [&](const Handle &handle) {
-            return Linear::create(nothrow, handle, y, x, weight, options.bias);
+            return Linear::create(nothrow, handle, y, x, weight, options.bias, options.activation_bits);
         },
         [&](InfiniopDescriptor *desc, Workspace workspace) {
             return infiniopLinear(
@@ -84,7 +86,7 @@ inline void linear(
     detail::value(linear(nothrow, y, x, weight, options));
 }
 
-// Pack a weight into the layout that a backend's linear likes best. infiniop/ops/linear.h says more.
+// Pack a weight into the layout that a backend's linear likes best, as it is or in int8 or int4. infiniop/ops/linear.h says more.
 class LinearPack : public Descriptor {
 public:
     struct Options {
@@ -169,6 +171,8 @@ inline void linear_pack(const Tensor &packed, const ConstTensor &weight, const L
 class LinearPackedSize : public Descriptor {
 public:
     struct Options {
+        ConstTensor scales = {};
+        ConstTensor zeros = {};
         int format = 0;
         size_t group_size = 0;
         StreamRef stream = {};
@@ -176,16 +180,17 @@ public:
     };
 
     explicit LinearPackedSize(
-        const Handle &handle, const Layout &size, const Layout &weight, int format = 0, size_t group_size = 0)
-        : LinearPackedSize(detail::value(create(nothrow, handle, size, weight, format, group_size))) {}
+        const Handle &handle, const Layout &size, const Layout &weight, const Layout &scales = {},
+        const Layout &zeros = {}, int format = 0, size_t group_size = 0)
+        : LinearPackedSize(detail::value(create(nothrow, handle, size, weight, scales, zeros, format, group_size))) {}
     static Result<LinearPackedSize> create(
-        nothrow_t, const Handle &handle, const Layout &size, const Layout &weight, int format = 0,
-        size_t group_size = 0) {
-        const auto tensors = detail::describe(size, weight);
+        nothrow_t, const Handle &handle, const Layout &size, const Layout &weight, const Layout &scales = {},
+        const Layout &zeros = {}, int format = 0, size_t group_size = 0) {
+        const auto tensors = detail::describe(size, weight, scales, zeros);
         InfiniopDescriptor *desc = nullptr;
         const infiniStatus_t status =
             tensors.status() ? tensors.status() : infiniopCreateLinearPackedSizeDescriptor(
-                handle.get(), &desc, tensors[0], tensors[1], format, group_size);
+                handle.get(), &desc, tensors[0], tensors[1], tensors[2], tensors[3], format, group_size);
         Result<Descriptor> made = adopt(nothrow, status, desc, infiniopGetLinearPackedSizeWorkspaceSize, infiniopDestroyLinearPackedSizeDescriptor);
         if (!made) {
             return detail::failed(made);
@@ -193,22 +198,27 @@ public:
         return LinearPackedSize(*std::move(made));
     }
 
-    Result<void> run(nothrow_t, Workspace workspace, void *size, const void *weight, StreamRef stream = {}) const {
-        return detail::done(nothrow, infiniopLinearPackedSize(get(), workspace.data, workspace.size, size, weight, stream.get()));
+    Result<void> run(
+        nothrow_t, Workspace workspace, void *size, const void *weight, const void *scales, const void *zeros,
+        StreamRef stream = {}) const {
+        return detail::done(nothrow, infiniopLinearPackedSize(get(), workspace.data, workspace.size, size, weight, scales, zeros, stream.get()));
     }
-    void run(Workspace workspace, void *size, const void *weight, StreamRef stream = {}) const {
-        detail::value(run(nothrow, workspace, size, weight, stream));
+    void run(
+        Workspace workspace, void *size, const void *weight, const void *scales, const void *zeros,
+        StreamRef stream = {}) const {
+        detail::value(run(nothrow, workspace, size, weight, scales, zeros, stream));
     }
 
-    Result<void> operator()(nothrow_t, void *size, const void *weight, StreamRef stream = {}) {
+    Result<void> operator()(
+        nothrow_t, void *size, const void *weight, const void *scales, const void *zeros, StreamRef stream = {}) {
         const Result<Workspace> workspace = own_workspace(nothrow);
         if (!workspace) {
             return detail::failed(workspace);
         }
-        return run(nothrow, *workspace, size, weight, stream);
+        return run(nothrow, *workspace, size, weight, scales, zeros, stream);
     }
-    void operator()(void *size, const void *weight, StreamRef stream = {}) {
-        detail::value(operator()(nothrow, size, weight, stream));
+    void operator()(void *size, const void *weight, const void *scales, const void *zeros, StreamRef stream = {}) {
+        detail::value(operator()(nothrow, size, weight, scales, zeros, stream));
     }
 
 private:
@@ -219,16 +229,18 @@ private:
 inline Result<void> linear_packed_size(
     nothrow_t, const Tensor &size, const ConstTensor &weight, const LinearPackedSize::Options &options = {}) {
     static thread_local detail::Cache cache;
-    const detail::Signature<2, 2> signature(
-        options.stream, {&size, &weight},
+    const detail::Signature<4, 2> signature(
+        options.stream, {&size, &weight, &options.scales, &options.zeros},
         {detail::word(options.format), detail::word(options.group_size)});
     return detail::call(
         cache, signature, options.stream, options.backend,
         [&](const Handle &handle) {
-            return LinearPackedSize::create(nothrow, handle, size, weight, options.format, options.group_size);
+            return LinearPackedSize::create(nothrow, handle, size, weight, options.scales, options.zeros, options.format, options.group_size);
         },
         [&](InfiniopDescriptor *desc, Workspace workspace) {
-            return infiniopLinearPackedSize(desc, workspace.data, workspace.size, size.data(), weight.data(), options.stream.get());
+            return infiniopLinearPackedSize(
+                desc, workspace.data, workspace.size, size.data(), weight.data(), options.scales.data(),
+                options.zeros.data(), options.stream.get());
         });
 }
 inline void linear_packed_size(
