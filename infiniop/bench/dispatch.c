@@ -1,13 +1,15 @@
-/* The cost of a C call to a prebuilt descriptor: nanoseconds of the empty kernel called directly, and through
- * infiniopAdd. `infiniop bench overhead` compiles and runs it where a C compiler is found. */
+/* The cost of a C call to a prebuilt descriptor: nanoseconds of the empty kernel called directly, through infiniopAdd,
+ * and in the replay of a graph. `infiniop bench overhead` compiles and runs it where a C compiler is found. */
 #define _POSIX_C_SOURCE 199309L
 #include <infiniop.h>
+#include <infinirt.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
 #define CALLS 2000000
 #define ROUNDS 9
+#define NODES 256
 
 static infiniStatus_t create(void *ctx, const infiniopCall *call, void **state, size_t *workspace) {
     (void)ctx, (void)call;
@@ -68,7 +70,17 @@ int main(void) {
     void *data[] = {&c, &a, &b};
     infiniopRun run = {sizeof run, NULL, 0, data, NULL, NULL};
     infiniStatus_t (*volatile direct)(void *, const infiniopRun *) = calculate;
-    double empty[ROUNDS], through[ROUNDS];
+    infinirtStream_t stream;
+    infinirtGraph_t graph;
+    infinirtGraphExec_t exec;
+    check(infinirtStreamCreate(&stream));
+    check(infinirtStreamBeginCapture(stream, INFINIRT_STREAM_CAPTURE_MODE_THREAD_LOCAL));
+    for (int i = 0; i < NODES; ++i)
+        check(infiniopAdd(desc, NULL, 0, &c, &a, &b, stream));
+    check(infinirtStreamEndCapture(stream, &graph));
+    check(infinirtGraphInstantiate(&exec, graph, NULL, NULL, 0));
+
+    double empty[ROUNDS], through[ROUNDS], replayed[ROUNDS];
     for (int round = 0; round < ROUNDS; ++round) {
         double start = now();
         for (int i = 0; i < CALLS; ++i)
@@ -78,10 +90,18 @@ int main(void) {
         for (int i = 0; i < CALLS; ++i)
             check(infiniopAdd(desc, NULL, 0, &c, &a, &b, NULL));
         through[round] = (now() - start) / CALLS;
+        start = now();
+        for (int i = 0; i < CALLS / NODES; ++i)
+            check(infinirtGraphLaunch(exec, stream));
+        replayed[round] = (now() - start) / (CALLS / NODES * NODES);
     }
     qsort(empty, ROUNDS, sizeof *empty, ascending);
     qsort(through, ROUNDS, sizeof *through, ascending);
-    printf("%.2f %.2f\n", empty[ROUNDS / 2], through[ROUNDS / 2]);
+    qsort(replayed, ROUNDS, sizeof *replayed, ascending);
+    printf("%.2f %.2f %.2f\n", empty[ROUNDS / 2], through[ROUNDS / 2], replayed[ROUNDS / 2]);
+    check(infinirtGraphExecDestroy(exec));
+    check(infinirtGraphDestroy(graph));
+    check(infinirtStreamDestroy(stream));
     check(infiniopDestroyAddDescriptor(desc));
     check(infiniopDestroyTensorDescriptor(tensor));
     check(infiniopDestroyHandle(handle));

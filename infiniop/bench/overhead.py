@@ -44,8 +44,9 @@ def _descriptor(c: infiniop.Tensor, a: infiniop.Tensor, b: infiniop.Tensor) -> N
         pass
 
 
-def c_dispatch() -> tuple[float, float] | None:
-    """Nanoseconds per C call: the empty kernel called directly, and through `infiniopAdd`. None without a compiler."""
+def c_dispatch() -> tuple[float, float, float] | None:
+    """Nanoseconds per C call: the empty kernel called directly, through `infiniopAdd`, and in the replay of a recording
+    of such calls. None without a compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         return None
@@ -58,8 +59,8 @@ def c_dispatch() -> tuple[float, float] | None:
              f"-Wl,-rpath,{root}/lib", "-linfiniop", "-linfinirt", "-o", program], check=True,
         )  # fmt: skip
         result = subprocess.run([program], check=True, capture_output=True, text=True)
-    empty, through = map(float, result.stdout.split())
-    return empty, through
+    empty, through, replayed = map(float, result.stdout.split())
+    return empty, through, replayed
 
 
 def _schema_version(root: Path) -> str:

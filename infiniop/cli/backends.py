@@ -7,8 +7,6 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -20,6 +18,9 @@ def register(app: typer.Typer) -> None:
 
 def list_backends(as_json: Json = False) -> None:
     """The backends found, with device, version, priority, and the error of those that failed to load."""
+    from rich.console import Console
+    from rich.table import Table
+
     from infiniop.registry import backends
 
     rows = sorted(backends(), key=lambda b: (bool(b.error), b.device, -b.priority))
@@ -44,6 +45,9 @@ def list_backends(as_json: Json = False) -> None:
 
 def list_operators(as_json: Json = False) -> None:
     """The support matrix: operators, their dtypes, and the backends that have them."""
+    from rich.console import Console
+    from rich.table import Table
+
     from infiniop.operators import all_operators
     from infiniop.registry import backends
 

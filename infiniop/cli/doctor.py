@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -45,11 +44,10 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if as_json:
         typer.echo(json.dumps([asdict(f) for f in findings]))
     else:
-        console = Console()
         for f in findings:
             mark = "ok     " if f.ok else "MISSING" if f.needed else "absent "
             remedy = f" -> {f.remedy}" if f.remedy and not f.ok else ""
-            console.print(f"{mark} {f.name}: {f.found}{remedy}", markup=False, highlight=False, soft_wrap=True)
+            typer.echo(f"{mark} {f.name}: {f.found}{remedy}")
     if any(f.needed and not f.ok for f in findings):
         raise typer.Exit(1)
 

@@ -1,6 +1,7 @@
 // Collectives: checks once for all devices, then the device's own table.
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <vector>
 
 #include "infiniccl.h"
@@ -12,6 +13,7 @@ struct InfinicclComm {
     void *native;
     int rank, world;
     const infini::Backend *backend;
+    std::atomic<int> references{1}; // the caller's, and one per recorded call
 };
 
 namespace infini {
@@ -38,6 +40,19 @@ infiniStatus_t invoke(const char *op, const Backend &backend, Function infiniccl
     expect_plugin();
     const infiniStatus_t status = function(args...);
     return raw(status) == INFINI_STATUS_SUCCESS ? status : plugin_failed(raw(status), op, backend.name);
+}
+
+infiniStatus_t release(InfinicclComm *comm) {
+    if (comm->references.fetch_sub(1, std::memory_order_acq_rel) != 1) {
+        return INFINI_STATUS_SUCCESS;
+    }
+    const std::unique_ptr<InfinicclComm> last(comm);
+    return invoke("infinicclCommDestroy", *comm->backend, &infinicclCollectives::destroy, comm->native);
+}
+
+std::shared_ptr<InfinicclComm> hold(InfinicclComm *comm) {
+    comm->references.fetch_add(1, std::memory_order_relaxed);
+    return {comm, [](InfinicclComm *held) { release(held); }};
 }
 
 // The checks of one call, in order: the first that fails decides.
@@ -77,7 +92,11 @@ public:
         if (status_ != INFINI_STATUS_SUCCESS) {
             return status_;
         }
-        return is_capturing(stream) ? capture(op_, stream, make()) : make()(stream);
+        if (!is_capturing(stream)) {
+            return make()(stream);
+        }
+        return capture(op_, stream,
+                       [comm = hold(comm_), call = make()](infinirtStream_t where) { return call(where); });
     }
 
 private:
@@ -124,8 +143,7 @@ infiniStatus_t init_all(const char *op, int device, infinicclComm_t *comms, int 
     const size_t count = static_cast<size_t>(n);
     std::vector<std::unique_ptr<InfinicclComm>> made;
     for (int rank = 0; rank < n; ++rank) {
-        made.push_back(
-            std::make_unique<InfinicclComm>(InfinicclComm{backend->device, ids[rank], nullptr, rank, n, backend}));
+        made.emplace_back(new InfinicclComm{backend->device, ids[rank], nullptr, rank, n, backend});
     }
     std::vector<void *> natives(count);
     if (const infiniStatus_t status = invoke(op, *backend, &infinicclCollectives::init_all, natives.data(), n, ids)) {
@@ -153,7 +171,7 @@ infiniStatus_t init_rank(const char *op, infinicclComm_t *comm, int nranks, cons
     if (const infiniStatus_t status = current_backend(op, &device, &backend)) {
         return status;
     }
-    auto made = std::make_unique<InfinicclComm>(InfinicclComm{device.type, device.id, nullptr, rank, nranks, backend});
+    std::unique_ptr<InfinicclComm> made(new InfinicclComm{device.type, device.id, nullptr, rank, nranks, backend});
     const infiniStatus_t status =
         invoke(op, *backend, &infinicclCollectives::init_rank, &made->native, device.id, nranks, id, rank);
     if (status == INFINI_STATUS_SUCCESS) {
@@ -203,11 +221,7 @@ infiniStatus_t infinicclCommInitRank(infinicclComm_t *comm, int nranks, infinicc
 }
 
 infiniStatus_t infinicclCommDestroy(infinicclComm_t comm) {
-    return guarded(__func__, [&] {
-        const std::unique_ptr<InfinicclComm> ours(comm);
-        return comm ? invoke("infinicclCommDestroy", *comm->backend, &Table::destroy, comm->native)
-                    : INFINI_STATUS_SUCCESS;
-    });
+    return guarded(__func__, [&] { return comm ? release(comm) : INFINI_STATUS_SUCCESS; });
 }
 
 infiniStatus_t infinicclGroupStart(infinicclComm_t comm) { return group(__func__, comm, &Table::group_start); }

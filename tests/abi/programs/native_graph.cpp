@@ -193,8 +193,32 @@ void collectives(infiniDevice_t device) {
     CHECK(calls["comm_destroy"] == 3);
 }
 
-void captured_collective() {
-    // On the CPU there are none; a device with collectives but without graphs of its own records them.
+// A graph keeps the communicator that it uses, whether the device records or the core.
+void captured_collective(infiniDevice_t device) {
+    const int ids[] = {0, 1}, before = calls["comm_destroy"], sums = calls["all_reduce"];
+    float a[3] = {}, b[3] = {};
+    infinicclComm_t comms[2];
+    infinirtStream_t stream;
+    infinirtGraph_t graph;
+    infinirtGraphExec_t exec;
+    OK(infinicclCommInitAll(device, comms, 2, ids));
+    OK(infinirtStreamCreate(&stream));
+    OK(infinirtStreamBeginCapture(stream, INFINIRT_STREAM_CAPTURE_MODE_GLOBAL));
+    OK(infinicclAllReduce(a, b, 3, INFINI_DTYPE_F32, INFINICCL_SUM, comms[1], stream));
+    OK(infinirtStreamEndCapture(stream, &graph));
+    OK(infinirtGraphInstantiate(&exec, graph, nullptr, nullptr, 0));
+    OK(infinicclCommDestroy(comms[0]));
+    OK(infinicclCommDestroy(comms[1]));
+    CHECK(calls["comm_destroy"] == before + 1);
+    OK(infinirtGraphLaunch(exec, stream));
+    CHECK(calls["all_reduce"] == sums + 1);
+    OK(infinirtGraphDestroy(graph));
+    OK(infinirtGraphExecDestroy(exec));
+    CHECK(calls["comm_destroy"] == before + 2);
+    OK(infinirtStreamDestroy(stream));
+}
+
+void no_collectives_on_the_cpu() {
     infinicclComm_t comm;
     infinicclUniqueId_t id{};
     const int ids[] = {0};
@@ -219,7 +243,7 @@ int main() {
     const infiniopKernel *const kernels[] = {&relu};
     const infiniopBackend backend{sizeof backend,    0, 1,      "grapher", "graphdev", "1", 0, 0, &runtime,
                                   &collective_table, 1, kernels};
-    captured_collective();
+    no_collectives_on_the_cpu();
     OK(infiniopRegisterBackend(&backend));
     infiniDevice_t device;
     OK(infiniopGetDeviceByName("graphdev", &device));
@@ -228,5 +252,6 @@ int main() {
     runtime_failures();
     native_capture();
     collectives(device);
+    captured_collective(device);
     puts("ok");
 }
