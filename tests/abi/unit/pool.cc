@@ -39,7 +39,12 @@ using infiniop::cpu::parallel_for;
 
 // Whether a loop over n items meets each of them once, in ranges of at least `grain`.
 bool covers(size_t n, size_t grain, int spin = 0) {
-    std::vector<std::atomic<int>> met(n);
+    thread_local std::vector<std::atomic<int>> memory(100000); // a sanitizer's allocator may not survive a fork
+    std::atomic<int> *const met = memory.data();
+    CHECK(n <= memory.size());
+    for (size_t i = 0; i < n; i++) {
+        met[i] = 0;
+    }
     std::atomic<bool> fair{true};
     parallel_for(n, grain, [&](size_t begin, size_t end) {
         fair = fair && begin < end && end <= n && (end - begin >= grain || end == n);
@@ -49,8 +54,8 @@ bool covers(size_t n, size_t grain, int spin = 0) {
             }
         }
     });
-    for (const auto &count : met) {
-        if (count != 1) {
+    for (size_t i = 0; i < n; i++) {
+        if (met[i] != 1) {
             return false;
         }
     }
