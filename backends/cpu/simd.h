@@ -73,12 +73,16 @@ inline vh truncate(vu x) { return __builtin_convertvector(x, vh); }
 
 inline vf widen(vh h, bf16) { return bit_cast<vf>(extend(h) << 16); }
 
+#if defined(__AVX512BF16__)
+inline vh narrow(vf v, bf16) { return bit_cast<vh>(_mm512_cvtneps_pbh((__m512)v)); } // subnormal results become 0
+#else
 inline vh narrow(vf v, bf16) {
     const vu x = bit_cast<vu>(v);
     const vu rounded = x + 0x7fffu + ((x >> 16) & 1u);
     const vu quiet = x | 0x400000u;
     return truncate((vu)(v != v ? quiet : rounded) >> 16);
 }
+#endif
 
 #if defined(__AVX512F__)
 inline vf widen(vh h, f16) { return (vf)_mm512_maskz_cvtph_ps(0xffff, (__m256i)h); }

@@ -163,14 +163,19 @@ private:
     size_t index_[max_rank];
 };
 
-// Calls f(offsets, n) for pieces of the innermost axis, n <= most, in parallel; offsets[i] is operand i's first
-// element.
+// Below so much traffic, some microseconds of work, a second thread costs more than it brings.
+constexpr size_t least_parallel = 256 << 10;
+
+// Calls f(offsets, n) for pieces of the innermost axis, n <= most, in parallel where there is enough of them;
+// offsets[i] is operand i's first element.
 template <size_t N, class F>
 void parallel_pieces(const Nest<N> &nest, size_t bytes_per_element, F &&f, size_t most = 4096) {
     const size_t inner = nest.inner(), pieces = (inner + most - 1) / most;
     const size_t rows = nest.count / (inner ? inner : 1);
     const size_t length = inner < most ? inner : most;
-    parallel_for(rows * pieces, grain_for(length * bytes_per_element), [&](size_t begin, size_t end) {
+    const bool few = nest.count * bytes_per_element < least_parallel;
+    const size_t grain = few ? rows * pieces : grain_for(length * bytes_per_element);
+    parallel_for(rows * pieces, grain, [&](size_t begin, size_t end) {
         Odometer<N> row(nest, nest.rank - 1, begin / pieces);
         for (size_t i = begin, piece = begin % pieces; i < end; i++) {
             const size_t start = piece * most;
@@ -223,6 +228,28 @@ template <class T, class Part> void store_strided(T *p, ptrdiff_t stride, vector
     store(packed, v);
     for (size_t i = 0; i < lanes_in(part, lanes<T>); i++) {
         p[ptrdiff_t(i) * stride] = packed[i];
+    }
+}
+
+// Rows of `bytes`, each contiguous; strides in bytes. For short rows a call of memcpy costs more than the copy itself,
+// and keeps too few loads in flight.
+inline void copy_rows(char *dst, ptrdiff_t to, const char *src, ptrdiff_t from, size_t rows, size_t bytes) {
+    struct Line {
+        char bytes[64];
+    };
+    if (to == ptrdiff_t(bytes) && from == to) {
+        std::memcpy(dst, src, rows * bytes);
+        return;
+    }
+    const bool lines = bytes % sizeof(Line) == 0 && bytes <= 1024;
+    for (size_t r = 0; r < rows; r++, dst += to, src += from) {
+        if (!lines) {
+            std::memcpy(dst, src, bytes);
+            continue;
+        }
+        for (size_t i = 0; i < bytes; i += sizeof(Line)) {
+            std::memcpy(dst + i, src + i, sizeof(Line));
+        }
     }
 }
 

@@ -9,6 +9,8 @@
 
 namespace infiniop::cpu {
 
+using std::log; // of one number, beside the vectors' below
+
 namespace detail {
 // c0 + c1·x + c2·x² + …
 template <class V> V polynomial(V, float c0) { return splat<V>(c0); }
@@ -33,14 +35,27 @@ template <class F> vd lanewise(vd x, F &&f) {
 
 inline vf exp(vf x) {
     constexpr float log2e = 0x1.715476p+0f, ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;
-    const vf bounded = max(min(x, splat<vf>(89.0f)), splat<vf>(-104.0f)); // NaN becomes a bound, restored below
-    const vf n = detail::round_small(bounded * log2e);
+    const vf bounded = max(splat<vf>(-104.0f), min(splat<vf>(89.0f), x)); // in this order NaN stays
+#if defined(__AVX512F__)
+    constexpr float sixteenths = 0x1.8p19f; // adding it rounds to a sixteenth; the low four bits tell which
+    const vf shifted = bounded * log2e + sixteenths, n = shifted - sixteenths;
+    const vf r = (bounded - n * ln2_high) - n * ln2_low;
+    const vf roots = {0x1p+0f,        0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f, 0x1.306fep+0f,  0x1.3dea64p+0f,
+                      0x1.4bfdaep+0f, 0x1.5ab07ep+0f, 0x1.6a09e6p+0f, 0x1.7a1148p+0f, 0x1.8ace54p+0f, 0x1.9c4918p+0f,
+                      0x1.ae89fap+0f, 0x1.c199bep+0f, 0x1.d5818ep+0f, 0x1.ea4afap+0f}; // 2^(i / 16)
+    const vf root = (vf)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)shifted, (__m512)roots);
+    const vf p = root + root * r * detail::polynomial(r, 1.0f, 0.50001615f, 0.16666667f);
+    return (vf)_mm512_maskz_scalef_ps(0xffff, (__m512)p, (__m512)n); // rounds n down
+#else
+    constexpr float whole_numbers = 0x1.8p23f; // adding it rounds to a whole number, which stands in the low bits
+    const vf shifted = bounded * log2e + whole_numbers, n = shifted - whole_numbers;
     const vf r = (bounded - n * ln2_high) - n * ln2_low;
     const vf tail = detail::polynomial(r, 0.5f, 0.16666666f, 0.041666295f, 0.0083334973f, 0.0013944689f, 0.0001979031f);
     const vf p = r * r * tail + r + 1.0f;
-    const vi whole = __builtin_convertvector(n, vi), half = whole >> 1; // two factors reach subnormals and infinity
-    const vf y = p * detail::power_of_two(half) * detail::power_of_two(whole - half);
-    return x != x ? x : y;
+    const vi whole = bit_cast<vi>(shifted) - bit_cast<int32_t>(whole_numbers), half = whole >> 1;
+    return p * detail::power_of_two(half) *
+           detail::power_of_two(whole - half); // two factors reach subnormals, infinity
+#endif
 }
 
 inline vf log(vf x) {
@@ -86,5 +101,6 @@ inline vd gelu(vd x) {
 }
 
 template <class V> V sigmoid(V x) { return 1.0f / (1.0f + exp(-x)); }
+template <class V> V silu(V x) { return x / (1.0f + exp(-x)); }
 
 } // namespace infiniop::cpu

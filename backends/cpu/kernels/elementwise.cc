@@ -24,10 +24,10 @@ struct Mul {
     template <class V> static V of(V a, V b) { return a * b; }
 };
 struct Swiglu { // up, gate
-    template <class V> static V of(V up, V gate) { return up * (gate * sigmoid(gate)); }
+    template <class V> static V of(V up, V gate) { return up * silu(gate); }
 };
 struct Silu {
-    template <class V> static V of(V x) { return x / (1.0f + exp(-x)); }
+    template <class V> static V of(V x) { return silu(x); }
 };
 struct Gelu {
     template <class V> static V of(V x) { return gelu(x); }
@@ -75,7 +75,7 @@ template <class F> struct Unary {
             T *c = run.data<T>(0);
             const T *a = run.data<T>(1);
             const ptrdiff_t sc = nest.inner_stride(0), sa = nest.inner_stride(1);
-            parallel_pieces(nest, 4 * sizeof(T), [&](const ptrdiff_t *offset, size_t n) {
+            parallel_pieces(nest, 2 * sizeof(T), [&](const ptrdiff_t *offset, size_t n) {
                 T *to = c + offset[0];
                 const T *from = a + offset[1];
                 if (sc == 1 && sa == 1) {

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "strided.h"
 
 #include "infiniop/schema/kv_caching.h"
@@ -7,10 +9,18 @@ namespace {
 
 using T = schema::kv_caching::T;
 
+struct Strides {
+    ptrdiff_t axis[4];
+
+    ptrdiff_t at(size_t b, size_t h, size_t s) const {
+        return ptrdiff_t(b) * axis[0] + ptrdiff_t(h) * axis[1] + ptrdiff_t(s) * axis[2];
+    }
+};
+
 // cache[b, h, past[b] + s, :] = new[b, h, s, :], all strides free.
 struct State {
     size_t batch, heads, capacity, tokens, d;
-    ptrdiff_t strides[4][4]; // of k_cache, v_cache, k, v
+    Strides strides[4]; // of k_cache, v_cache, k, v
     infiniDtype_t dtype, length_dtype;
 
     static Status create(const Call &call, State &state, size_t &) {
@@ -21,7 +31,7 @@ struct State {
         state.d = call.dim(T::k, 3);
         for (size_t axis = 0; axis < 4; axis++) {
             for (size_t i = 0; i < 4; i++) {
-                state.strides[i][axis] = call.stride(T::k_cache + i, axis);
+                state.strides[i].axis[axis] = call.stride(T::k_cache + i, axis);
             }
         }
         state.dtype = call.dtype(T::k_cache);
@@ -63,16 +73,30 @@ struct State {
         X *caches[2] = {run.data<X>(T::k_cache), run.data<X>(T::v_cache)};
         const X *sources[2] = {run.data<X>(T::k), run.data<X>(T::v)};
         parallel_for(batch * heads * tokens, grain_for(4 * d * sizeof(X)), [&](size_t begin, size_t end) {
-            for (size_t i = begin; i < end; i++) {
-                const ptrdiff_t s = ptrdiff_t(i % tokens), h = ptrdiff_t(i / tokens % heads);
-                const ptrdiff_t b = ptrdiff_t(i / tokens / heads), row = ptrdiff_t(past[b]) + s;
+            for (size_t i = begin; i < end;) {
+                const size_t s = i % tokens, h = i / tokens % heads, b = i / tokens / heads;
+                const size_t n = std::min(tokens - s, end - i); // tokens of one head
                 for (size_t side = 0; side < 2; side++) {
-                    const ptrdiff_t *to = strides[side], *from = strides[2 + side];
-                    copy_strided(caches[side] + b * to[0] + h * to[1] + row * to[2], to[3],
-                                 sources[side] + b * from[0] + h * from[1] + s * from[2], from[3], d);
+                    const Strides &to = strides[side], &from = strides[2 + side];
+                    copy(caches[side] + to.at(b, h, size_t(past[b]) + s), to, sources[side] + from.at(b, h, s), from,
+                         n);
                 }
+                i += n;
             }
         });
+    }
+
+    template <class X> void copy(X *dst, const Strides &to, const X *src, const Strides &from, size_t n) const {
+        constexpr ptrdiff_t size = sizeof(X);
+        if (d == 1 || (to.axis[3] == 1 && from.axis[3] == 1)) {
+            copy_rows(reinterpret_cast<char *>(dst), to.axis[2] * size, reinterpret_cast<const char *>(src),
+                      from.axis[2] * size, n, d * sizeof(X));
+            return;
+        }
+        for (size_t i = 0; i < n; i++) {
+            copy_strided(dst + ptrdiff_t(i) * to.axis[2], to.axis[3], src + ptrdiff_t(i) * from.axis[2], from.axis[3],
+                         d);
+        }
     }
 };
 

@@ -1,7 +1,4 @@
-#include <cstring>
-
-#include "cpu.h"
-#include "pool.h"
+#include "strided.h"
 
 #include "infiniop/schema/paged_caching.h"
 
@@ -26,11 +23,7 @@ struct Side {
         if (bytes == 0) {
             return;
         }
-        char *to = cache + which * block + in_block * row;
-        const char *from = source + n * token;
-        for (size_t h = 0; h < heads; h++) {
-            std::memcpy(to + ptrdiff_t(h) * cache_head, from + ptrdiff_t(h) * source_head, bytes);
-        }
+        copy_rows(cache + which * block + in_block * row, cache_head, source + n * token, source_head, heads, bytes);
     }
 };
 

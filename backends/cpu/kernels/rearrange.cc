@@ -63,10 +63,30 @@ struct State {
             return INFINI_STATUS_SUCCESS;
         }
         const ptrdiff_t to = nest.inner_stride(0), from = nest.inner_stride(1);
+        if (to == 1 && from == 1 && nest.rank > 1) {
+            copy_runs(dst, src);
+            return INFINI_STATUS_SUCCESS;
+        }
         parallel_pieces(nest, 2 * sizeof(X), [&](const ptrdiff_t *offset, size_t n) {
             copy_strided(dst + offset[0], to, src + offset[1], from, n);
         });
         return INFINI_STATUS_SUCCESS;
+    }
+
+    // The innermost axis is contiguous on both sides.
+    template <class X> void copy_runs(X *dst, const X *src) const {
+        const size_t axis = nest.rank - 2, rows = nest.shape[axis], bytes = nest.inner() * sizeof(X);
+        const ptrdiff_t size = sizeof(X), to = nest.strides[0][axis] * size, from = nest.strides[1][axis] * size;
+        parallel_for(nest.count / nest.inner(), grain_for(2 * bytes), [&](size_t begin, size_t end) {
+            Odometer<2> plane(nest, axis, begin / rows);
+            for (size_t row = begin % rows; begin < end; row = 0, plane.next()) {
+                const size_t n = std::min(end - begin, rows - row);
+                copy_rows(reinterpret_cast<char *>(dst + plane.offset[0]) + ptrdiff_t(row) * to, to,
+                          reinterpret_cast<const char *>(src + plane.offset[1]) + ptrdiff_t(row) * from, from, n,
+                          bytes);
+                begin += n;
+            }
+        });
     }
 
     // Squares of the plane that the innermost axis and `across` span; the other axes are walked around it.

@@ -32,15 +32,16 @@ struct State {
             const X *input = run.data<X>(T::input);
             constexpr size_t piece = 4096;
             const size_t pieces = (d + piece - 1) / piece;
-            parallel_for(nest.count * pieces, grain_for((d < piece ? d : piece) * 4 * sizeof(X)),
-                         [&](size_t begin, size_t end) {
-                             for (size_t i = begin; i < end; i++) {
-                                 const Odometer<2> position(nest, nest.rank, i / pieces);
-                                 const size_t first = i % pieces * piece;
-                                 row(output + position.offset[0], input + position.offset[1], first,
-                                     d - first < piece ? d : first + piece);
-                             }
-                         });
+            const bool few = nest.count * d * 3 * sizeof(X) < least_parallel;
+            const size_t grain = few ? nest.count * pieces : grain_for((d < piece ? d : piece) * 3 * sizeof(X));
+            parallel_for(nest.count * pieces, grain, [&](size_t begin, size_t end) {
+                for (size_t i = begin; i < end; i++) {
+                    const Odometer<2> position(nest, nest.rank, i / pieces);
+                    const size_t first = i % pieces * piece;
+                    row(output + position.offset[0], input + position.offset[1], first,
+                        d - first < piece ? d : first + piece);
+                }
+            });
             return INFINI_STATUS_SUCCESS;
         });
     }
@@ -60,7 +61,7 @@ struct State {
         for_vectors<lanes<X>>(end - begin, [&](size_t i, auto part) {
             const auto g = load_strided(gate + ptrdiff_t(i) * ptrdiff_t(si), si, part);
             const auto u = load_strided(up + ptrdiff_t(i) * ptrdiff_t(si), si, part);
-            store_strided(to + ptrdiff_t(i) * ptrdiff_t(so), so, g * sigmoid(g) * u, part);
+            store_strided(to + ptrdiff_t(i) * ptrdiff_t(so), so, silu(g) * u, part);
         });
     }
 };

@@ -12,22 +12,25 @@
 namespace infiniop::cpu {
 namespace {
 
-// What an element becomes, of x - max, exp(x - max) and of the row's 1 / sum and log(sum).
+// What an element becomes, of exp(x - max) or x - max, and of a number per row that follows from the row's sum.
 struct Softmax {
     static constexpr bool of_exponentials = true;
-    template <class V> static V of(V exponential, V inverse_sum, V) { return exponential * inverse_sum; }
+    template <class V> static V of_sum(V sum) { return 1.0f / sum; }
+    template <class V> static V of(V exponential, V inverse_sum) { return exponential * inverse_sum; }
 };
 struct LogSoftmax {
     static constexpr bool of_exponentials = false;
-    template <class V> static V of(V difference, V, V log_sum) { return difference - log_sum; }
+    template <class V> static V of_sum(V sum) { return log(sum); }
+    template <class V> static V of(V difference, V log_sum) { return difference - log_sum; }
 };
 
 // One row of n elements; strides are Unit or ptrdiff_t. Short rows keep what pass two computes, long ones compute it
 // twice.
 template <class F, class T, class SY, class SX> void softmax_row(T *y, const T *x, size_t n, SY sy, SX sx) {
     using V = vector_t<T>;
-    constexpr size_t short_row = 4096;
-    alignas(64) compute_t<T> scratch[short_row];
+    using C = compute_t<T>;
+    constexpr size_t short_row = 65536 / sizeof(C);
+    alignas(64) C scratch[short_row];
     const bool keeps = n <= short_row;
     const auto at = [&](size_t i, auto part) { return load_strided(x + ptrdiff_t(i) * ptrdiff_t(sx), sx, part); };
     const V largest = splat<V>(max_over<T>(n, at));
@@ -38,16 +41,17 @@ template <class F, class T, class SY, class SX> void softmax_row(T *y, const T *
         }
         return keep(exponential, part, V{});
     });
-    const V inverse = splat<V>(compute_t<T>(1.0 / total)), log_sum = splat<V>(compute_t<T>(std::log(total)));
+    const V of_row = splat<V>(C(F::of_sum(total)));
+    const auto finish = [&](size_t i, V v, auto part) {
+        store_strided(y + ptrdiff_t(i) * ptrdiff_t(sy), sy, F::of(v, of_row), part);
+    };
+    if (keeps) {
+        for_vectors<lanes<T>>(n, [&](size_t i, auto part) { finish(i, load(scratch + i, part), part); });
+        return;
+    }
     for_vectors<lanes<T>>(n, [&](size_t i, auto part) {
-        V v;
-        if (keeps) {
-            v = load(scratch + i, part);
-        } else {
-            v = at(i, part) - largest;
-            v = F::of_exponentials ? exp(v) : v;
-        }
-        store_strided(y + ptrdiff_t(i) * ptrdiff_t(sy), sy, F::of(v, inverse, log_sum), part);
+        const V difference = at(i, part) - largest;
+        finish(i, F::of_exponentials ? V(exp(difference)) : difference, part);
     });
 }
 
@@ -89,9 +93,8 @@ template <class F, class T> void softmax_strip(T *y, const T *x, size_t n, ptrdi
     for (size_t i = 0; i < n; i++) {
         for_vectors<L>(columns, [&](size_t j, auto part) {
             const V difference = load(x + ptrdiff_t(i) * sx + j, part) - load(largest + j), sum = load(total + j);
-            const V value = F::of_exponentials ? F::of(V(exp(difference)), V(1.0f / sum), V{})
-                                               : F::of(difference, V{}, V(log(sum)));
-            store(y + ptrdiff_t(i) * sy + j, value, part);
+            const V value = F::of_exponentials ? V(exp(difference)) : difference;
+            store(y + ptrdiff_t(i) * sy + j, F::of(value, V(F::of_sum(sum))), part);
         });
     }
 }
@@ -176,9 +179,8 @@ struct CausalState {
     template <class T> void row(T *y, const T *x, size_t i) const {
         const size_t kept = i + 1 + (columns - rows);
         softmax_row<Softmax>(y, x, kept, y_strides[2], x_strides[2]);
-        for (size_t j = kept; j < columns; j++) {
-            y[ptrdiff_t(j) * y_strides[2]] = T{};
-        }
+        const T zero{};
+        copy_strided(y + ptrdiff_t(kept) * y_strides[2], y_strides[2], &zero, 0, columns - kept);
     }
 };
 
