@@ -29,7 +29,7 @@ template <class T, class F> double sum_over(size_t n, F &&term) {
     return total;
 }
 
-// Largest of value(i, part); -infinity for n = 0. A NaN may be lost.
+// Largest of value(i, part); -infinity for n = 0. NaN is passed over.
 template <class T, class F> compute_t<T> max_over(size_t n, F &&value) {
     using V = vector_t<T>;
     constexpr size_t L = lanes<T>;
@@ -38,10 +38,10 @@ template <class T, class F> compute_t<T> max_over(size_t n, F &&value) {
     size_t i = 0;
     for (; i + 4 * L <= n; i += 4 * L) {
         for (size_t k = 0; k < 4; k++) {
-            m[k] = max(m[k], value(i + k * L, All{}));
+            m[k] = max(value(i + k * L, All{}), m[k]);
         }
     }
-    for_vectors<L>(n - i, [&](size_t j, auto part) { m[0] = max(m[0], keep(value(i + j, part), part, lowest)); });
+    for_vectors<L>(n - i, [&](size_t j, auto part) { m[0] = max(keep(value(i + j, part), part, lowest), m[0]); });
     return max_lane(max(max(m[0], m[1]), max(m[2], m[3])));
 }
 

@@ -29,20 +29,33 @@ template <class C> C value_of_key(key_t<C> key) {
 template <class T> struct LogitRow {
     using C = compute_t<T>;
 
-    static constexpr size_t block = 256;
+    static constexpr size_t block = 256, most_groups = 2048;
 
     const T *logits;
     size_t n;
-    C largest = 0;
+    C largest = lowest;
     C temperature = 1;
+    size_t group;         // values in one, whole blocks
+    size_t groups;        // the last one may be shorter
+    C bests[most_groups]; // the largest value of each; NaN is passed over
 
-    LogitRow(const T *logits, size_t n) : logits(logits), n(n) {
-        largest = max_over<T>(n, [&](size_t i, auto part) { return load(logits + i, part); });
+    LogitRow(const T *logits, size_t n)
+        : logits(logits), n(n), group(std::max(block, (n + most_groups * block - 1) / (most_groups * block) * block)),
+          groups((n + group - 1) / group) {
+        for (size_t g = 0; g < groups; g++) {
+            const T *from = logits + g * group;
+            const size_t count = std::min(group, n - g * group);
+            bests[g] = max_over<T>(count, [&](size_t i, auto part) { return load(from + i, part); });
+            largest = std::max(largest, bests[g]);
+        }
     }
 
-    // Calls f(first, values, count) for blocks of values.
-    template <class F> void values(F &&f) const {
+    // Calls f(first, values, count) for blocks of values, but for groups in which none reaches the bound.
+    template <class F> void values(F &&f, C bound = lowest) const {
         for (size_t first = 0; first < n; first += block) {
+            if (bests[first / group] < bound) {
+                continue;
+            }
             alignas(64) C v[block];
             const size_t count = n - first < block ? n - first : block;
             for_vectors<lanes<T>>(count, [&](size_t i, auto) {
@@ -63,24 +76,42 @@ template <class T> struct LogitRow {
         }
     }
 
-    // Calls f(first, values, weights, count) for blocks; f may change the weights.
-    template <class F> void weights(F &&f) const {
-        values([&](size_t first, const C *v, size_t count) {
-            alignas(64) C w[block];
-            weigh(v, w, count);
-            f(first, v, w, count);
-        });
+    // Calls f(first, values, weights, count) for blocks, as above; f may change the weights.
+    template <class F> void weights(F &&f, C bound = lowest) const {
+        values(
+            [&](size_t first, const C *v, size_t count) {
+                alignas(64) C w[block];
+                weigh(v, w, count);
+                f(first, v, w, count);
+            },
+            bound);
     }
 
-    // The lowest index of the largest value.
-    size_t argmax() const {
-        for (size_t i = 0; i < n; i++) {
-            if (get(logits[i]) == largest) {
-                return i;
+    double total_weight() const {
+        double total = 0;
+        weights([&](size_t, const C *, const C *w, size_t count) {
+            total += sum_over<C>(count, [&](size_t i, auto part) { return load(w + i, part); });
+        });
+        return total;
+    }
+
+    // The index of the nth value (from 1) that equals one of the row; 0 when there are fewer.
+    size_t nth_equal(C value, size_t nth) const {
+        for (size_t g = 0; g < groups; g++) {
+            for (size_t i = g * group; bests[g] >= value && i < std::min(n, (g + 1) * group); i++) {
+                if (get(logits[i]) == value && --nth == 0) {
+                    return i;
+                }
             }
         }
         return 0;
     }
+
+    // The lowest index of the largest value.
+    size_t argmax() const { return nth_equal(largest, 1); }
+
+private:
+    static constexpr C lowest = -std::numeric_limits<C>::infinity();
 };
 
 // Where a prefix of the descending order ends: among the values with this key.
@@ -98,35 +129,34 @@ template <class C> struct Cut {
     }
 };
 
-// The descending order of a row, as far as it is asked for: counts and weights by the keys' leading bits first; only
-// the keys of one such bin are looked at one by one.
+// The descending order of a row, as far as it is asked for. The head, some hundred values, is sorted; what reaches
+// beyond it is found by counts and weights of the keys' leading bits, and only the keys of one such bin are looked at
+// one by one.
 template <class T> class Ranking {
 public:
     using C = compute_t<T>;
     using K = key_t<C>;
 
-    explicit Ranking(const LogitRow<T> &row) : row_(row) { fill(top_, 0, first_shift, first_shift + digit_bits); }
-
-    double total() const {
-        double sum = 0;
-        for (double mass : top_.mass) {
-            sum += mass;
-        }
-        return sum;
-    }
+    explicit Ranking(const LogitRow<T> &row) : row_(row) { sort_head(); }
 
     // The first key in descending order at which reached(count, mass) holds, both of them with all values of that key
     // included; the last key when rounding lets it never hold. reached must stay true once it is.
     template <class Reached> Cut<C> cut(Reached &&reached) const {
         Cut<C> cut = {0, 0, 0.0, 0, 0.0};
-        descend(top_, first_shift, cut, reached);
-        int shift = first_shift;
-        while (cut.count > room && shift > 0) {
-            const int end = shift;
-            shift = shift > digit_bits ? shift - digit_bits : 0;
+        if (walk(head_, head_weights_, head_size_, cut, reached)) {
+            return cut;
+        }
+        cut = {0, 0, 0.0, 0, 0.0};
+        int end = 8 * sizeof(K), shift = end - digit_bits;
+        for (;;) {
             Bins bins;
             fill(bins, cut.key, shift, end);
             descend(bins, shift, cut, reached);
+            if (cut.count <= room || shift == 0) {
+                break;
+            }
+            end = shift;
+            shift = shift > digit_bits ? shift - digit_bits : 0;
         }
         if (shift > 0) {
             resolve(shift, cut, reached);
@@ -135,8 +165,67 @@ public:
     }
 
 private:
-    static constexpr int digit_bits = 11, first_shift = 8 * sizeof(K) - digit_bits;
+    static constexpr int digit_bits = 11;
     static constexpr size_t room = 1024; // keys that are sorted rather than counted
+
+    // All values that reach what some hundred groups reach, unless there are too many.
+    void sort_head() {
+        if (row_.n == 0) {
+            return;
+        }
+        constexpr C infinity = std::numeric_limits<C>::infinity();
+        C bests[LogitRow<T>::most_groups];
+        const size_t wanted = std::min<size_t>(room / 4, row_.groups - row_.groups / 4);
+        std::copy(row_.bests, row_.bests + row_.groups, bests);
+        std::nth_element(bests, bests + (wanted - 1), bests + row_.groups, std::greater<>());
+        const C lowest = std::numeric_limits<C>::lowest();
+        const C bound = row_.n <= room ? lowest : std::max(bests[wanted - 1], lowest);
+        size_t n = 0;
+        const auto collect = [&](size_t, const C *values, size_t count) {
+            for (size_t i = 0; i < count; i++) {
+                if (values[i] >= bound) {
+                    if (n < room) {
+                        head_[n] = order_key(values[i]);
+                    }
+                    n++;
+                }
+            }
+        };
+        row_.values(collect, bound);
+        if (n <= room && row_.largest < infinity) {
+            head_size_ = n;
+            weigh_keys(head_, head_weights_, n);
+        }
+    }
+
+    // Sorts keys and finds their weights; there is room for whole vectors.
+    void weigh_keys(K *keys, C *weights, size_t n) const {
+        std::sort(keys, keys + n, std::greater<>());
+        for (size_t i = 0; i < n; i++) {
+            weights[i] = value_of_key<C>(keys[i]);
+        }
+        row_.weigh(weights, weights, n);
+    }
+
+    // Goes along sorted keys; whether the prefix ends among them. If not, cut ends with the last of them.
+    template <class Reached>
+    static bool walk(const K *keys, const C *weights, size_t n, Cut<C> &cut, Reached &reached) {
+        for (size_t i = 0, same; i < n; i += same) {
+            same = 1;
+            while (i + same < n && keys[i + same] == keys[i]) {
+                same++;
+            }
+            cut.count_above += cut.count;
+            cut.mass_above += cut.weight * double(cut.count);
+            cut.key = keys[i];
+            cut.count = same;
+            cut.weight = double(weights[i]);
+            if (reached(cut.count_above + same, cut.mass_above + cut.weight * double(same))) {
+                return true;
+            }
+        }
+        return false;
+    }
 
     struct Bins {
         uint32_t count[1 << digit_bits] = {};
@@ -204,31 +293,15 @@ private:
         row_.values([&](size_t, const C *values, size_t count) {
             with_prefix(values, count, cut.key, shift, [&](size_t, K key) { keys[n++] = key; });
         });
-        std::sort(keys, keys + n, std::greater<>());
-        for (size_t i = 0; i < n; i++) {
-            weights[i] = value_of_key<C>(keys[i]);
-        }
-        row_.weigh(weights, weights, n);
-        for (size_t i = 0; i < n;) {
-            size_t same = 1;
-            while (i + same < n && keys[i + same] == keys[i]) {
-                same++;
-            }
-            cut.key = keys[i];
-            cut.count = same;
-            cut.weight = double(weights[i]);
-            const double mass = cut.weight * double(same);
-            if (i + same == n || reached(cut.count_above + same, cut.mass_above + mass)) {
-                return;
-            }
-            cut.count_above += same;
-            cut.mass_above += mass;
-            i += same;
-        }
+        weigh_keys(keys, weights, n);
+        cut.count = 0;
+        walk(keys, weights, n, cut, reached);
     }
 
     const LogitRow<T> &row_;
-    Bins top_;
+    size_t head_size_ = 0;
+    K head_[room];
+    alignas(64) C head_weights_[room] = {};
 };
 
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3"): the first word.

@@ -226,6 +226,11 @@ template <class V> bool any(V mask) {
     }
     return all != 0;
 }
+#if defined(__AVX512F__)
+inline bool any(vi mask) { return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask) != 0; }
+#elif defined(__AVX2__)
+inline bool any(vi mask) { return !_mm256_testz_si256((__m256i)mask, (__m256i)mask); }
+#endif
 
 // b where one of them is NaN.
 template <class V> V max(V a, V b) { return a > b ? a : b; }

@@ -72,9 +72,9 @@ def _elementwise(name: str, inputs: int, peer: str, width: str = "intermediate")
         call = getattr(ops, name)
 
         def torch_call(torch: Any) -> Callable[[], object]:
-            function = eval(peer, {"torch": torch, "F": torch.nn.functional})
-            tensors = _torch(torch, *arguments)
-            return lambda: function(*tensors)
+            function = eval(peer, {"torch": torch, "nn": torch._C._nn})
+            *tensors, result = _torch(torch, *arguments, out)
+            return lambda: function(*tensors, out=result)
 
         return Case(lambda: call(*arguments, out=out), torch_call, _bytes(*arguments, out))
 
@@ -82,11 +82,11 @@ def _elementwise(name: str, inputs: int, peer: str, width: str = "intermediate")
 _elementwise("add", 2, "torch.add", "hidden")
 _elementwise("sub", 2, "torch.sub", "hidden")
 _elementwise("mul", 2, "torch.mul", "hidden")
-_elementwise("silu", 1, "F.silu")
-_elementwise("gelu", 1, "F.gelu")
+_elementwise("silu", 1, "nn.silu")
+_elementwise("gelu", 1, "nn.gelu")
 _elementwise("sigmoid", 1, "torch.sigmoid")
-_elementwise("relu", 1, "torch.relu")
-_elementwise("swiglu", 2, "lambda a, b: a * F.silu(b)")
+_elementwise("relu", 1, "lambda a, out: torch.clamp_min(a, 0, out=out)")
+_elementwise("swiglu", 2, "lambda a, b, out: torch.mul(a, nn.silu(b, out=out), out=out)")
 
 
 @case("silu_and_mul")
@@ -95,9 +95,9 @@ def _silu_and_mul(model: Model, phase: Phase, dtype: DType) -> Case:
     out = _random((phase.tokens, model.intermediate), dtype)
 
     def peer(torch: Any) -> Callable[[], object]:
-        (t,) = _torch(torch, x)
-        n = model.intermediate
-        return lambda: torch.nn.functional.silu(t[:, :n]) * t[:, n:]
+        t, result = _torch(torch, x, out)
+        n, silu = model.intermediate, torch._C._nn.silu
+        return lambda: torch.mul(silu(t[:, :n], out=result), t[:, n:], out=result)
 
     return Case(lambda: ops.silu_and_mul(x, out=out), peer, _bytes(x, out))
 
@@ -121,10 +121,10 @@ def _add_rms_norm(model: Model, phase: Phase, dtype: DType) -> Case:
     out = (_random(shape, dtype), _random(shape, dtype))
 
     def peer(torch: Any) -> Callable[[], object]:
-        ta, tb, tw = _torch(torch, a, b, w)
+        ta, tb, tw, residual = _torch(torch, a, b, w, out[1])
 
         def call() -> object:
-            residual = ta + tb
+            torch.add(ta, tb, out=residual)
             return torch.nn.functional.rms_norm(residual, (model.hidden,), tw, 1e-6), residual
 
         return call
@@ -172,19 +172,19 @@ def _softmax(name: str, peer_call: str, shape_of: Callable[[Model, Phase], tuple
         call = getattr(ops, name)
 
         def peer(torch: Any) -> Callable[[], object]:
-            (t,) = _torch(torch, x)
+            t, result = _torch(torch, x, out)
             mask = None
             if name == "causal_softmax":
                 s, n = t.shape[-2:]
                 mask = torch.ones(s, n).tril(n - s).logical_not()
-            return eval(f"lambda: {peer_call}", {"torch": torch, "t": t, "mask": mask})
+            return eval(f"lambda: {peer_call}", {"torch": torch, "t": t, "mask": mask, "out": result})
 
         return Case(lambda: call(x, out=out, **attrs), peer, _bytes(x, out))
 
 
-_softmax("softmax", "torch.softmax(t, -1)", lambda m, p: (p.tokens, 8 * 1024), axis=-1)
-_softmax("log_softmax", "torch.log_softmax(t, -1)", lambda m, p: (p.tokens, 8 * 1024), dim=-1)
-_softmax("causal_softmax", "torch.softmax(t.masked_fill(mask, -torch.inf), -1)",
+_softmax("softmax", "torch.softmax(t, -1, out=out)", lambda m, p: (p.tokens, 8 * 1024), axis=-1)
+_softmax("log_softmax", "torch.log_softmax(t, -1, out=out)", lambda m, p: (p.tokens, 8 * 1024), dim=-1)
+_softmax("causal_softmax", "torch.softmax(t.masked_fill(mask, -torch.inf), -1, out=out)",
          lambda m, p: (m.heads, p.tokens, p.context))  # fmt: skip
 
 
@@ -194,8 +194,8 @@ def _gemm(model: Model, phase: Phase, dtype: DType) -> Case:
     out = _random((phase.tokens, model.hidden), dtype)
 
     def peer(torch: Any) -> Callable[[], object]:
-        ta, tb = _torch(torch, a, b)
-        return lambda: ta @ tb
+        ta, tb, result = _torch(torch, a, b, out)
+        return lambda: torch.mm(ta, tb, out=result)
 
     return Case(lambda: ops.gemm(a, b, out=out), peer, _bytes(a, b, out), 2 * phase.tokens * model.hidden**2)
 
@@ -220,8 +220,8 @@ def _embedding(model: Model, phase: Phase, dtype: DType) -> Case:
     out = _random((phase.tokens, model.hidden), dtype)
 
     def peer(torch: Any) -> Callable[[], object]:
-        ti, tw = _torch(torch, ids, weight)
-        return lambda: torch.nn.functional.embedding(ti, tw)
+        ti, tw, result = _torch(torch, ids, weight, out)
+        return lambda: torch.index_select(tw, 0, ti, out=result)
 
     return Case(lambda: ops.embedding(ids, weight, out=out), peer, 2 * _bytes(out))
 
@@ -232,8 +232,8 @@ def _rearrange(model: Model, phase: Phase, dtype: DType) -> Case:
     view, out = x.permute(1, 0, 2), _random((model.heads, phase.tokens, model.head_dim), dtype)
 
     def peer(torch: Any) -> Callable[[], object]:
-        (t,) = _torch(torch, x)
-        return lambda: t.permute(1, 0, 2).clone(memory_format=torch.contiguous_format)
+        t, result = _torch(torch, x, out)
+        return lambda: result.copy_(t.permute(1, 0, 2))
 
     return Case(lambda: ops.rearrange(view, out=out), peer, _bytes(x, out))
 
@@ -253,17 +253,20 @@ def _select_last(model: Model, phase: Phase, dtype: DType) -> Case:
 
 @case("topk")
 def _topk(model: Model, phase: Phase, dtype: DType) -> Case:
-    x = _random((min(phase.tokens, 32), 32768), dtype)
+    rows = min(phase.tokens, 32)
+    x, values, indices = _random((rows, 32768), dtype), _random((rows, 50), dtype), _int(np.zeros((rows, 50)))
 
     def peer(torch: Any) -> Callable[[], object]:
-        (t,) = _torch(torch, x)
-        return lambda: torch.topk(t, 50)
+        t, *result = _torch(torch, x, values, indices)
+        return lambda: torch.topk(t, 50, out=result)
 
-    return Case(lambda: ops.topk(x, k=50, dim=1), peer, _bytes(x))
+    return Case(lambda: ops.topk(x, k=50, dim=1, out=(values, indices)), peer, _bytes(x))
 
 
 @case("random_sample")
-def _random_sample(model: Model, phase: Phase, dtype: DType) -> Case:
+def _random_sample(model: Model, phase: Phase, dtype: DType) -> Case | None:
+    if phase.tokens != 1:
+        return None
     probs = _random((model.vocab,), dtype)
 
     def run() -> object:
@@ -273,10 +276,9 @@ def _random_sample(model: Model, phase: Phase, dtype: DType) -> Case:
 
 
 @case("random_sample_batch")
-def _random_sample_batch(model: Model, phase: Phase, dtype: DType) -> Case | None:
-    if phase.tokens != 1:
-        return None
-    probs, rows = _random((4, model.vocab), dtype), 4
+def _random_sample_batch(model: Model, phase: Phase, dtype: DType) -> Case:
+    rows = min(phase.tokens, 16)
+    probs = _random((rows, model.vocab), dtype)
     draws = {"random_val": [0.5] * rows, "topp": [0.9] * rows, "topk": [50] * rows, "temperature": [0.8] * rows}
 
     def run() -> object:
@@ -286,10 +288,9 @@ def _random_sample_batch(model: Model, phase: Phase, dtype: DType) -> Case | Non
 
 
 @case("sample")
-def _sample(model: Model, phase: Phase, dtype: DType) -> Case | None:
-    if phase.tokens != 1:
-        return None
-    logits, rows = _random((4, model.vocab), dtype), 4
+def _sample(model: Model, phase: Phase, dtype: DType) -> Case:
+    rows = min(phase.tokens, 16)
+    logits = _random((rows, model.vocab), dtype)
     per_row = [
         np.full(rows, v, t) for v, t in ((0.8, "f4"), (50, "i4"), (0.9, "f4"), (0.0, "f4"), (1, "i8"), (7, "i8"))
     ]

@@ -6,11 +6,14 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
+_PAUSE = 0.01
+
 
 def medians(candidates: Mapping[str, Callable[[], object]], seconds: float = 0.4) -> dict[str, float]:
     """Median seconds per call of each candidate, measured in turns for about `seconds` in all.
 
     A candidate that alone takes longer is measured once: some peers take a minute where others take a millisecond.
+    Before each turn there is a pause: threads of the one before may spin for some milliseconds yet, OpenMP's do.
     """
     first = {name: once(call) for name, call in candidates.items()}
     repeats = {name: 1 if first[name] > seconds else _repeats(call) for name, call in candidates.items()}
@@ -19,6 +22,7 @@ def medians(candidates: Mapping[str, Callable[[], object]], seconds: float = 0.4
     while time.perf_counter() < end or any(len(t) < 3 for name, t in times.items() if first[name] <= seconds):
         for name, call in candidates.items():
             if first[name] <= seconds:
+                time.sleep(_PAUSE if len(candidates) > 1 else 0)
                 times[name].append(once(call, repeats[name]))
     return {name: statistics.median(t) for name, t in times.items()}
 

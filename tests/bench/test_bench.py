@@ -54,6 +54,16 @@ def test_an_unknown_operator_is_one_sentence(capsys):
     assert "no benchmark for nothing" in capsys.readouterr().err
 
 
+def test_a_slow_peer_is_left_out_at_larger_shapes(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(operators, "SLOW", 0.0)
+    monkeypatch.setattr(operators, "MODELS", (SMALL, SMALL))
+    monkeypatch.setattr(operators, "PHASES", (Phase("prefill", 8, 8), Phase("decode", 1, 32)))
+    machine = operators.limits.Limits(1, 1.0, 1.0, 1.0, 1.0)
+    rows = list(operators.run(machine, ["gemm"], ["float32"], 0.01))
+    assert [r.torch_us is None for r in rows] == [False, False, True, True]
+
+
 def test_summary_caps_ratios_at_four():
     row = operators.Row("op", "float32", "1B", "decode", 1.0, 100.0, 100.0, 1.0, "memory")
     assert operators.summary([row])["float32 geometric mean"] == pytest.approx(4.0)

@@ -35,16 +35,6 @@ Status check(const Parameters &p, const char *op, size_t row) {
     return INFINI_STATUS_SUCCESS;
 }
 
-// The index of the nth value (from 1) with that key.
-template <class T> size_t nth_of_key(const LogitRow<T> &row, key_t<compute_t<T>> key, size_t nth) {
-    for (size_t i = 0; i < row.n; i++) {
-        if (order_key(get(row.logits[i])) == key && --nth == 0) {
-            return i;
-        }
-    }
-    return row.argmax();
-}
-
 // In descending order with prefix sums C: the first whose C reaches random · min(C of the top k, topp · C of all).
 template <class T> size_t draw(const T *logits, size_t n, const Parameters &p) {
     LogitRow<T> row(logits, n);
@@ -53,7 +43,7 @@ template <class T> size_t draw(const T *logits, size_t n, const Parameters &p) {
     }
     row.temperature = p.temperature;
     const Ranking<T> ranking(row);
-    const double total = ranking.total();
+    const double total = row.total_weight();
     double limit = p.topp < 1 ? double(p.topp) * total : total;
     if (p.topk > 0 && size_t(p.topk) < n) {
         const size_t k = size_t(p.topk);
@@ -62,7 +52,7 @@ template <class T> size_t draw(const T *logits, size_t n, const Parameters &p) {
     }
     const double target = double(p.random) * limit;
     const auto cut = ranking.cut([&](size_t, double mass) { return mass >= target; });
-    return nth_of_key(row, cut.key, cut.needed(target));
+    return row.nth_equal(value_of_key<compute_t<T>>(cut.key), cut.needed(target));
 }
 
 void store_integer(void *result, infiniDtype_t dtype, size_t index, size_t value) {

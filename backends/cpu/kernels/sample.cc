@@ -49,14 +49,15 @@ template <class C> double block_sum(const C *weights, size_t n) {
 template <class X, class C, class F> void kept_blocks(const LogitRow<X> &row, const Kept<C> &kept, F &&f) {
     size_t seen = 0;
     bool more = true;
-    row.weights([&](size_t first, const C *values, C *weights, size_t n) {
+    const auto block = [&](size_t first, const C *values, C *weights, size_t n) {
         if (more) {
             if (!kept.all()) {
                 kept.mask(values, weights, n, seen);
             }
             more = f(first, static_cast<const C *>(weights), n, block_sum(weights, n));
         }
-    });
+    };
+    row.weights(block, kept.bound);
 }
 
 template <class X, class C> double kept_mass(const LogitRow<X> &row, const Kept<C> &kept) {
@@ -78,7 +79,7 @@ template <class X> Kept<compute_t<X>> filter(const LogitRow<X> &row, const Param
         return kept;
     }
     const Ranking<X> ranking(row);
-    double mass_left = ranking.total();
+    double mass_left = top_k ? 0.0 : row.total_weight();
     if (top_k) {
         const Cut<C> cut = ranking.cut([&](size_t count, double) { return count >= size_t(p.top_k); });
         kept.bound = value_of_key<C>(cut.key);

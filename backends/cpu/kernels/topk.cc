@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <functional>
 
 #include "sampling.h"
@@ -18,11 +19,17 @@ uint64_t rank_of(float value, size_t index, bool largest) {
     return uint64_t(largest ? key : ~key) << 32 | uint32_t(~uint32_t(index));
 }
 uint32_t index_of(uint64_t rank) { return ~uint32_t(rank); }
+float value_of(uint64_t rank, bool largest) {
+    const uint32_t key = uint32_t(rank >> 32);
+    return value_of_key<float>(largest ? key : ~key);
+}
 
 // The best k of what was offered, in a buffer with room for more than k: thinned out whenever it is full.
 class Best {
 public:
-    Best(uint64_t *buffer, size_t room, size_t k) : buffer_(buffer), room_(room), k_(k) {}
+    // `least`: a rank below those of at least k of what will be offered; 0 when none is known.
+    Best(uint64_t *buffer, size_t room, size_t k, uint64_t least)
+        : buffer_(buffer), room_(room), k_(k), least_(least) {}
 
     uint64_t least() const { return least_; } // what is not above cannot be among the best
 
@@ -54,7 +61,7 @@ private:
 
     uint64_t *buffer_;
     size_t room_, k_, size_ = 0;
-    uint64_t least_ = 0;
+    uint64_t least_;
 };
 
 struct State {
@@ -124,12 +131,17 @@ struct State {
     }
 
     template <class X, class I> void row(X *values, I *indices, const X *input, uint64_t *buffer) const {
-        Best best(buffer, room, k);
         if (input_stride == 1) {
-            collect(best, input, Unit{});
+            choose(values, indices, input, buffer, Unit{});
         } else {
-            collect(best, input, input_stride);
+            choose(values, indices, input, buffer, input_stride);
         }
+    }
+
+    template <class X, class I, class S>
+    void choose(X *values, I *indices, const X *input, uint64_t *buffer, S stride) const {
+        Best best(buffer, room, k, least_rank(input, stride));
+        collect(best, input, stride);
         const uint64_t *ranks = best.finish(sorted);
         for (size_t i = 0; i < k; i++) {
             const size_t index = index_of(ranks[i]);
@@ -138,24 +150,46 @@ struct State {
         }
     }
 
-    // Blocks in which nothing beats the worst of the best so far are passed over without a look at their elements.
-    template <class X, class S> void collect(Best &best, const X *input, S stride) const {
-        constexpr size_t L = lanes<X>, block = 8 * L;
-        size_t i = 0;
-        for (; i + block <= n; i += block) {
-            alignas(64) float v[block];
-            const uint64_t least = best.least();
-            const float bar = least ? get(input[ptrdiff_t(index_of(least)) * ptrdiff_t(stride)]) : 0;
-            vi candidates = {};
-            for (size_t j = 0; j < block; j += L) {
-                const vf x = load_strided(input + ptrdiff_t(i + j) * ptrdiff_t(stride), stride, All{});
-                store(v + j, x);
-                candidates |= largest ? ~(x <= bar) : ~(x >= bar); // NaN too: its rank decides
+    // Below the ranks of the k best, by the best of each group of elements: k groups reach the k-th best of those.
+    template <class X, class S> uint64_t least_rank(const X *input, S stride) const {
+        constexpr size_t most = 1024, L = lanes<X>;
+        const size_t group = std::max(4 * L, (n + most * L - 1) / (most * L) * L), groups = n / group;
+        if (groups < 2 * k || n < 4096) {
+            return 0;
+        }
+        const float worst = largest ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::infinity();
+        float bests[most];
+        for (size_t g = 0; g < groups; g++) {
+            vf m = splat<vf>(worst);
+            for (size_t i = g * group; i < (g + 1) * group; i += L) {
+                const vf x = load_strided(input + ptrdiff_t(i) * ptrdiff_t(stride), stride, All{});
+                m = largest ? max(x, m) : min(x, m); // in this order NaN is passed over
             }
-            if (least && !any(candidates)) {
+            bests[g] = largest ? max_lane(m) : -max_lane(-m);
+        }
+        float *kth = bests + (k - 1);
+        if (largest) {
+            std::nth_element(bests, kth, bests + groups, std::greater<>());
+        } else {
+            std::nth_element(bests, kth, bests + groups);
+        }
+        return *kth == worst ? 0 : rank_of(std::nextafter(*kth, worst), 0, largest);
+    }
+
+    // Vectors in which nothing beats the worst of the best so far are passed over without a look at their elements.
+    template <class X, class S> void collect(Best &best, const X *input, S stride) const {
+        constexpr size_t L = lanes<X>;
+        size_t i = 0;
+        for (; i + L <= n; i += L) {
+            const vf x = load_strided(input + ptrdiff_t(i) * ptrdiff_t(stride), stride, All{});
+            const uint64_t least = best.least();
+            const float bar = value_of(least, largest);
+            if (least && !any(largest ? ~(x <= bar) : ~(x >= bar))) { // NaN is looked at: its rank decides
                 continue;
             }
-            for (size_t j = 0; j < block; j++) {
+            alignas(64) float v[L];
+            store(v, x);
+            for (size_t j = 0; j < L; j++) {
                 best.offer(rank_of(v[j], i + j, largest));
             }
         }
