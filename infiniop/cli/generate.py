@@ -37,6 +37,7 @@ def generate(
     cache: Annotated[CacheKind, typer.Option(help="Form of the KV cache.")] = CacheKind.static,
     block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the paged cache.")] = 16,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")] = None,
+    quantize: Annotated[str | None, typer.Option(help="int8 or int4: quantise the weights when loading.")] = None,
     device: Annotated[str, typer.Option(help="Device that computes.")] = "cpu",
     backend: Annotated[str | None, typer.Option(help="Only this backend (several: by comma, in order).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -50,7 +51,7 @@ def generate(
     live = stream and not as_json and len(prompt) == 1
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     try:
-        output = _run(model, prompt, max_new_tokens, options, (cache, block_size), (device, dtype), live)
+        output = _run(model, prompt, max_new_tokens, options, (cache, block_size), (device, dtype, quantize), live)
     except (OSError, ValueError, RuntimeError, ImportError, MemoryError, NotImplementedError) as error:
         typer.echo(f"infiniop generate: {error}", err=True)
         raise typer.Exit(1) from None
@@ -69,7 +70,7 @@ def _run(
     max_new_tokens: int,
     options: dict[str, Any],
     cache: tuple[CacheKind, int],
-    placement: tuple[str, str | None],
+    placement: tuple[str, str | None, str | None],
     live: bool,
 ) -> GenerationOutput:
     from infiniop.lm import AutoLlamaModel, load_tokenizer

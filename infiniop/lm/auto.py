@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arrays import resolve_dtype
-from .checkpoint import Checkpoint
 from .config import read_json
 from .models import load_config, model_class
+from .quantized import open_checkpoint
 
 if TYPE_CHECKING:
     from .models.llama import LlamaForCausalLM
@@ -26,13 +26,16 @@ class AutoLlamaModel:
         raise TypeError("AutoLlamaModel is not instantiated: use AutoLlamaModel.from_pretrained(path)")
 
     @classmethod
-    def from_pretrained(cls, path: str | PathLike[str], device: Any = "cpu", dtype: Any = None) -> LlamaForCausalLM:
+    def from_pretrained(
+        cls, path: str | PathLike[str], device: Any = "cpu", dtype: Any = None, quantize: str | None = None
+    ) -> LlamaForCausalLM:
         """Reads config.json, generation_config.json and (sharded) safetensors from a folder.
 
         `dtype`: float32, bfloat16 or float16; None takes the configuration's. Weights of that dtype stay
-        memory-mapped on the CPU. Raises `CheckpointError` when the weights are damaged or contradict the
-        configuration, `ValueError` for another dtype or an unknown model type, `MissingOperatorsError` when the
-        device cannot run the model.
+        memory-mapped on the CPU. AWQ (4 bits) and GPTQ (4 and 8 bits) checkpoints keep their integers; `quantize`
+        ("int8", "int4") quantises the weights of other layers in groups of 32, and the tied output to int8. Raises
+        `CheckpointError` when the weights are damaged or contradict the configuration, `ValueError` for another dtype
+        or an unknown model type, `MissingOperatorsError` when the device cannot run the model.
         """
         began = time.perf_counter()
         folder = Path(path)
@@ -41,8 +44,8 @@ class AutoLlamaModel:
         if dtype is not None:
             dtype = resolve_dtype(dtype)
         config = load_config(folder)
-        model = model_class(config.model_type)(config, device, dtype)
-        model.load_checkpoint(Checkpoint(folder))
+        model = model_class(config.model_type)(config, device, dtype, quantize)
+        model.load_checkpoint(open_checkpoint(folder, config.extra.get("quantization_config")))
         model.generation_defaults = _generation_defaults(folder)
         seconds = time.perf_counter() - began
         logger.info("loaded %s: device %s, dtype %r, %.2f seconds", folder, device, model.dtype, seconds)

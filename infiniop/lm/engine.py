@@ -100,6 +100,7 @@ class InferEngine(GenerationMixin):
         device_type: Any = "cpu",
         cache_config: CacheConfig | None = None,
         dtype: Any = None,
+        quantize: str | None = None,
     ):
         self.distributed_config = distributed_config or DistConfig()
         if self.distributed_config.world_size > 1:
@@ -113,7 +114,7 @@ class InferEngine(GenerationMixin):
         self.device = (
             device if device.is_cpu else infiniop.Device(device.name, self.distributed_config.tp_device_ids[0])
         )
-        self.model = model_class(config.model_type)(config, self.device, dtype)
+        self.model = model_class(config.model_type)(config, self.device, dtype, quantize)
         self._cache: BlockCache | None = None
         self._cache_config = (cache_config or StaticKVCacheConfig()).unique_copy()
 

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
 
 
 class Parameter:
-    """A weight: its full shape, the axis along which ranks split it (None: every rank has all), and its tensor once
-    loaded."""
+    """A weight: its full shape, the axis along which ranks split it (None: every rank has all), whether `linear` takes
+    it (so that it may be packed), and its tensor once loaded."""
 
-    __slots__ = ("shape", "shard_axis", "tensor")
+    __slots__ = ("packable", "shape", "shard_axis", "tensor")
 
-    def __init__(self, shape: tuple[int, ...], shard_axis: int | None = None):
+    def __init__(self, shape: tuple[int, ...], shard_axis: int | None = None, packable: bool = False):
         self.shape = shape
         self.shard_axis = shard_axis
+        self.packable = packable
         self.tensor: Tensor | None = None
 
     @property
@@ -52,7 +53,7 @@ class Linear(Module):
     def __init__(self, in_features: int, out_features: int, bias: bool = False, split: str | None = None):
         axis = {None: None, "column": 0, "row": 1}[split]
         self.out_features = out_features
-        self.weight = Parameter((out_features, in_features), axis)
+        self.weight = Parameter((out_features, in_features), axis, packable=True)
         self.bias = Parameter((out_features,), 0 if axis == 0 else None) if bias else None
 
     def __call__(self, f: Functional, x: Tensor, out: Tensor) -> Tensor:

@@ -20,7 +20,10 @@ REQUIRED_OPERATORS: tuple[tuple[str, ...], ...] = (
 )
 
 # Used where they exist: what stands in for each is in `functional.py`.
-OPTIONAL_OPERATORS = ("linear", "add_rms_norm", "swiglu", "select_last_token_hidden", "paged_attention", "sample")
+OPTIONAL_OPERATORS = (
+    "linear", "linear_pack", "linear_packed_size", "add_rms_norm", "swiglu", "select_last_token_hidden",
+    "paged_attention", "sample",
+)  # fmt: skip
 
 
 ALL_OPERATORS = frozenset(

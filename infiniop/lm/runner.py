@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,6 +22,8 @@ from .generation import GenerationMixin
 from .hooks import HookRegistry
 from .layers import Module, Parameter
 from .operators import ALL_OPERATORS
+from .packing import Packer
+from .quantized import QuantizedCheckpoint, QuantizedWeight
 from .replay import DecodeGraphs
 from .rope import RotaryTables
 from .sampling import Sampler, SamplingParams
@@ -28,6 +31,8 @@ from .sampling import Sampler, SamplingParams
 if TYPE_CHECKING:
     from infiniop import Tensor
 
+
+logger = logging.getLogger(__name__)
 
 _WEIGHT_DTYPES = {dtype.numpy for dtype in FLOATS64}
 
@@ -64,14 +69,18 @@ class CausalLM(Module, GenerationMixin):
 
     config_class: ClassVar[type[LlamaConfig]] = LlamaConfig
 
-    def __init__(self, config: LlamaConfig, device: Any = "cpu", dtype: Any = None):
-        """Raises `MissingOperatorsError` before anything is loaded when the device cannot run the model."""
+    def __init__(self, config: LlamaConfig, device: Any = "cpu", dtype: Any = None, quantize: str | None = None):
+        """`quantize`: "int8" or "int4" quantises the layers' weights as they are loaded.
+
+        Raises `MissingOperatorsError` before anything is loaded when the device cannot run the model."""
         config.validate()
         self.config = config
         self.device = device
         self.dtype = resolve_dtype(dtype or config.torch_dtype or "float32")
         self.generation_defaults: dict[str, Any] = {}
         available = available_operators(device, ALL_OPERATORS)
+        self._packer = Packer(device, available, quantize)
+        self._tied_output: Tensor | None = None  # quantised, beside the embedding that it comes from
         self._buffers = Buffers(device)
         self._f = Functional(str(device), available, self._buffers)
         self._sampler = Sampler(self._buffers, "sample" in available)
@@ -109,10 +118,10 @@ class CausalLM(Module, GenerationMixin):
             raise KeyError(f"{type(self).__name__} has no parameter {name!r}")
         tensor = infiniop.asarray(param)
         self._check_shape(name, parameter, tuple(tensor.shape))
-        parameter.tensor = self._placed(tensor)
-        self._graphs.clear()
+        parameter.tensor = self._packed(self._placed(tensor), parameter)
+        self._changed()
 
-    def load_checkpoint(self, checkpoint: Checkpoint) -> None:
+    def load_checkpoint(self, checkpoint: Checkpoint | QuantizedCheckpoint) -> None:
         """Takes every parameter from a checkpoint: views of the mapped files where dtype and device allow. Raises
         `CheckpointError` for missing, surplus or misshapen tensors, before anything is loaded."""
         missing = [name for name in self._parameters if name not in checkpoint]
@@ -127,12 +136,28 @@ class CausalLM(Module, GenerationMixin):
             self._check_shape(name, parameter, checkpoint.shape(name))
             if checkpoint.dtype(name) not in _WEIGHT_DTYPES:
                 raise CheckpointError(
-                    f"{name} is {checkpoint.dtype(name).name}; weights must be float32, bfloat16, float16 or float64: "
-                    "quantised checkpoints are not supported"
+                    f"{name} is {checkpoint.dtype(name).name}; weights must be float32, bfloat16, float16 or float64"
                 )
         for name, parameter in self._parameters.items():
-            parameter.tensor = self._placed(infiniop.from_numpy(checkpoint.array(name)))
+            parameter.tensor = self._read(checkpoint, name, parameter)
+        self._changed()
+
+    def _changed(self) -> None:
+        """Parameters have changed: what was made of them is made again."""
+        self._ready = False
         self._graphs.clear()
+
+    def _read(self, checkpoint: Checkpoint | QuantizedCheckpoint, name: str, parameter: Parameter) -> Tensor:
+        found = checkpoint.array(name)
+        if isinstance(found, QuantizedWeight):
+            if parameter.packable and self._packer.possible and found.column_groups is None:
+                return self._packer.integers(found)
+            logger.warning("%s is dequantised to %r: %s", name, self.dtype, _why_dequantised(found))
+            found = found.dequantized()
+        return self._packed(self._placed(infiniop.from_numpy(found)), parameter)
+
+    def _packed(self, tensor: Tensor, parameter: Parameter) -> Tensor:
+        return self._packer.floats(tensor) if parameter.packable else tensor
 
     def _is_redundant(self, name: str) -> bool:
         """Tensors that some checkpoints carry although they follow from others."""
@@ -159,6 +184,8 @@ class CausalLM(Module, GenerationMixin):
                 raise RuntimeError(
                     f"{type(self).__name__} has no values yet for {_some(absent)}: load_param gives them"
                 )
+            if self._packer.quantize is not None and self.config.tie_word_embeddings:
+                self._tied_output = self._packer.floats(self.output_weight(), "int8")
             self._ready = True
 
     # ------------------------------------------------------------------ running
@@ -214,7 +241,8 @@ class CausalLM(Module, GenerationMixin):
         if not all_logits:
             hidden = self._f.last_tokens(hidden, step.batch)
         out = step.scratch("logits", (hidden.shape[0], self.config.vocab_size))
-        logits = self._f.linear(hidden, self.output_weight(), None, out)
+        weight = self.output_weight() if self._tied_output is None else self._tied_output
+        logits = self._f.linear(hidden, weight, None, out)
         if step.hooks is not None:
             step.hook("logits", logits)
         return logits
@@ -262,6 +290,12 @@ def _serves(cache: BlockCache, config: CacheConfig | None, lengths: Sequence[int
     geometry, longest = cache.geometry, max(lengths)
     enough = geometry.block_size >= min(longest, cache.window or longest)
     return geometry.contiguous and enough and geometry.num_blocks - len(cache.sequences) >= len(lengths)
+
+
+def _why_dequantised(weight: QuantizedWeight) -> str:
+    if weight.column_groups is not None:
+        return "its groups are not neighbours (act order)"
+    return "the device has no packed weights"
 
 
 def _some(names: Sequence[str], most: int = 5) -> str:
