@@ -76,7 +76,7 @@ class SequenceMachine(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.table = SequenceTable(BlockAllocator(BLOCKS), block_size=3)
+        self.table = SequenceTable(BLOCKS, block_size=3)
         self.slots: dict[int, list[int]] = {}
         self.next_id = 0
 
@@ -132,7 +132,7 @@ def test_an_allocator_needs_a_block():
 
 
 def test_static_rows_end_at_their_block():
-    table = SequenceTable(BlockAllocator(2), block_size=8, max_sequences=2, contiguous=True)
+    table = SequenceTable(2, block_size=8, max_sequences=2, contiguous=True)
     table.add("a")
     table.append("a", 8)
     with pytest.raises(CacheFullError, match="would have 9 tokens, the cache holds 8"):
@@ -145,7 +145,7 @@ def test_static_rows_end_at_their_block():
 
 
 def test_room_is_checked_for_all_before_any_is_taken():
-    table = SequenceTable(BlockAllocator(3), block_size=4)
+    table = SequenceTable(3, block_size=4)
     table.add(0)
     table.add(1)
     with pytest.raises(CacheFullError, match="need 4 blocks of 4, 3 of 3 are free"):
@@ -155,7 +155,7 @@ def test_room_is_checked_for_all_before_any_is_taken():
 
 @pytest.mark.parametrize("block_size", [2, 3, 5, 12])
 def test_a_window_keeps_the_last_tokens(block_size):
-    table = SequenceTable(BlockAllocator(8), block_size, window=5)
+    table = SequenceTable(8, block_size, window=5)
     table.add(0)
     held: dict[int, int] = {}
     assert table.step_limit(0, 9) == 5
@@ -170,7 +170,7 @@ def test_a_window_keeps_the_last_tokens(block_size):
 
 
 def test_short_tables_are_padded():
-    table = SequenceTable(BlockAllocator(8), block_size=2)
+    table = SequenceTable(8, block_size=2)
     for seq_id, count in ((0, 1), (1, 5)):
         table.add(seq_id)
         table.append(seq_id, count)

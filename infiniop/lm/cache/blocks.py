@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -22,13 +24,19 @@ class AllocatorStatistics:
 
 
 class BlockAllocator:
-    """Block ids 0 … num_blocks − 1 with reference counts. A block is free again when its last reference is."""
+    """Block ids 0 … num_blocks − 1 with reference counts. A block is free again when its last reference is.
 
-    def __init__(self, num_blocks: int):
+    A free block may keep its content until it is taken for another: `on_reuse` is told of every block that is taken.
+    """
+
+    def __init__(self, num_blocks: int, on_reuse: Callable[[int], None] | None = None):
         if num_blocks < 1:
             raise ValueError(f"num_blocks must be at least 1, got {num_blocks}")
         self._references = [0] * num_blocks
-        self._free = list(range(num_blocks - 1, -1, -1))  # a stack: the block freed last is the warmest
+        # In the order in which they are taken: first those freed last, which are the warmest, then those whose content
+        # may be wanted again, the one freed longest ago first.
+        self._free = OrderedDict.fromkeys(range(num_blocks))
+        self._on_reuse = on_reuse
         self._peak = 0
 
     def allocate(self) -> int:
@@ -38,9 +46,11 @@ class BlockAllocator:
         """All `count` blocks, or `CacheFullError` and none."""
         if count > len(self._free):
             raise CacheFullError(f"{count} blocks needed, {len(self._free)} of {len(self._references)} are free")
-        taken = [self._free.pop() for _ in range(count)]
+        taken = [self._free.popitem(last=False)[0] for _ in range(count)]
         for block in taken:
             self._references[block] = 1
+            if self._on_reuse is not None:
+                self._on_reuse(block)
         self._peak = max(self._peak, self.used_blocks)
         return taken
 
@@ -49,12 +59,20 @@ class BlockAllocator:
         self._check_in_use(block_id)
         self._references[block_id] += 1
 
-    def free(self, block_id: int) -> None:
-        """Gives one reference back."""
+    def take(self, block_id: int) -> None:
+        """One more reference to a block for what it holds, also when it is free."""
+        self._check_known(block_id)
+        self._free.pop(block_id, None)
+        self._references[block_id] += 1
+        self._peak = max(self._peak, self.used_blocks)
+
+    def free(self, block_id: int, keep: bool = False) -> None:
+        """Gives one reference back. `keep`: the content may be wanted again, so other free blocks are taken before."""
         self._check_in_use(block_id)
         self._references[block_id] -= 1
         if self._references[block_id] == 0:
-            self._free.append(block_id)
+            self._free[block_id] = None
+            self._free.move_to_end(block_id, last=keep)
 
     def reference_count(self, block_id: int) -> int:
         self._check_known(block_id)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import infiniop
+from infiniop import ops
 
 from ..arrays import free_bytes
 from ..batch import ForwardBatch
-from .blocks import BlockAllocator
 from .config import CacheConfig, CacheGeometry, pool_bytes
 from .sequences import SequenceTable
 
@@ -43,6 +43,11 @@ class KVPool:
             raise MemoryError(f"{asked} ({error})") from error
         self._layers = [(self.keys[layer], self.values[layer]) for layer in range(shape[0])]
 
+    def copy_block(self, source: int, target: int) -> None:
+        """Keys and values of one block into another, in all layers."""
+        for memory in (self.keys, self.values):
+            ops.rearrange(memory[:, source], out=memory[:, target])
+
     def layer(self, layer_idx: int) -> tuple[Tensor, Tensor]:
         """One layer's keys and values, `[num_blocks, nkvh, block_size, head_dim]`."""
         return self._layers[layer_idx]
@@ -61,7 +66,7 @@ class BlockCache:
         self.window = model.attention_window
         self.pool = KVPool(self.geometry, model, dtype, device)
         self.sequences = SequenceTable(
-            BlockAllocator(self.geometry.num_blocks),
+            self.geometry.num_blocks,
             self.geometry.block_size,
             self.geometry.max_sequences,
             self.geometry.contiguous,
@@ -77,29 +82,50 @@ class BlockCache:
         this step).
         """
         table = self.sequences
-        past = [table.length(seq_id) for seq_id in seq_ids]
         counts = [len(row) for row in tokens]
         table.check_room(seq_ids, counts)
         if all(count == 1 for count in counts):
-            return self._single_tokens(seq_ids, tokens, lengths)
+            return self._single_tokens(seq_ids, tokens, [table.append_one(seq_id) for seq_id in seq_ids], lengths)
         slots = [table.append(seq_id, count) for seq_id, count in zip(seq_ids, counts, strict=True)]
-        positions = [np.arange(start, start + count) for start, count in zip(past, counts, strict=True)]
+        return self.placed_batch(seq_ids, tokens, slots, lengths)
+
+    def placed_batch(
+        self,
+        seq_ids: Sequence[Hashable],
+        tokens: Sequence[Sequence[int]],
+        slots: Sequence[np.ndarray],
+        lengths: Sequence[int] | None = None,
+    ) -> ForwardBatch:
+        """The same of tokens that the table has appended already, at `slots`."""
+        table = self.sequences
+        counts = [len(row) for row in tokens]
+        if all(count == 1 for count in counts):
+            return self._single_tokens(seq_ids, tokens, [int(slot[0]) for slot in slots], lengths)
+        for source, target in table.take_copies():
+            self.pool.copy_block(source, target)
+        ends = [table.length(seq_id) for seq_id in seq_ids]
+        positions = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
         return ForwardBatch(
             input_ids=np.fromiter((token for row in tokens for token in row), np.int64, sum(counts)),
             positions=np.concatenate(positions),
             offsets=np.concatenate([[0], np.cumsum(counts)]),
-            lengths=np.asarray(lengths or [table.length(seq_id) for seq_id in seq_ids], np.int64),
+            lengths=np.asarray(lengths or ends, np.int64),
             kv_lengths=np.asarray([table.kv_length(seq_id) for seq_id in seq_ids], np.int64),
             slots=np.concatenate(slots),
             block_tables=table.block_tables(seq_ids),
         )
 
     def _single_tokens(
-        self, seq_ids: Sequence[Hashable], tokens: Sequence[Sequence[int]], lengths: Sequence[int] | None
+        self,
+        seq_ids: Sequence[Hashable],
+        tokens: Sequence[Sequence[int]],
+        slots: Sequence[int],
+        lengths: Sequence[int] | None,
     ) -> ForwardBatch:
         """The same for one token each, with as little Python as can be: a model waits for it between any two steps."""
         table = self.sequences
-        slots = [table.append_one(seq_id) for seq_id in seq_ids]
+        for source, target in table.take_copies():
+            self.pool.copy_block(source, target)
         now = [table.length(seq_id) for seq_id in seq_ids]
         kept = [table.kv_length(seq_id) for seq_id in seq_ids]
         ids, ends = [row[0] for row in tokens], [n - 1 for n in now]

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..batch import table_width
 from .blocks import BlockAllocator, CacheFullError
+from .prefix import PrefixIndex
 
 
 @dataclass
 class _Sequence:
     length: int = 0
     blocks: list[int] = field(default_factory=list)
+    content: int = 0  # of its first `indexed` blocks
+    indexed: int = 0
 
 
 class SequenceTable:
@@ -22,19 +26,27 @@ class SequenceTable:
 
     With a window, a sequence keeps its last `window` tokens only: token t lies at row t mod window. Keys carry their
     rotation, so attention over them is right in any order, as long as a step that wraps around has a single token.
+
+    Sequences may share blocks: those of a common beginning (`add` with tokens, `index`), and all of them after a
+    `fork`. A shared block is copied before a sequence writes to it: `take_copies` says what to copy before the step
+    runs.
     """
 
     def __init__(
         self,
-        allocator: BlockAllocator,
+        num_blocks: int,
         block_size: int,
         max_sequences: int | None = None,
         contiguous: bool = False,
         window: int | None = None,
     ):
-        self.allocator, self.block_size, self.window = allocator, block_size, window
+        self.prefixes = PrefixIndex(block_size)
+        self.allocator = BlockAllocator(num_blocks, on_reuse=self.prefixes.forget)
+        self.block_size, self.window = block_size, window
         self._max_sequences, self._contiguous = max_sequences, contiguous
         self._sequences: dict[Hashable, _Sequence] = {}
+        self._copies: list[tuple[int, int]] = []
+        self._forked = False  # whether sequences may share blocks that they write to
 
     def __len__(self) -> int:
         return len(self._sequences)
@@ -42,18 +54,59 @@ class SequenceTable:
     def __contains__(self, seq_id: object) -> bool:
         return seq_id in self._sequences
 
-    def add(self, seq_id: Hashable) -> None:
-        """A new, empty sequence. Raises `ValueError` when it exists, `CacheFullError` when there may be no more."""
-        if seq_id in self._sequences:
-            raise ValueError(f"sequence {seq_id!r} exists already")
-        if self._max_sequences is not None and len(self._sequences) >= self._max_sequences:
-            raise CacheFullError(f"the cache takes {self._max_sequences} sequences, and has as many")
-        self._sequences[seq_id] = _Sequence()
+    def add(self, seq_id: Hashable, tokens: Sequence[int] = ()) -> int:
+        """A new sequence. It begins with the blocks that hold a beginning of `tokens`, never all of them; returns how
+        many tokens these are. Raises `ValueError` when it exists, `CacheFullError` when there may be no more."""
+        self._check_new(seq_id)
+        blocks, content = self.prefixes.match(tokens, self.prefix_blocks(len(tokens)))
+        for block in blocks:
+            self.allocator.take(block)
+        length = len(blocks) * self.block_size
+        self._sequences[seq_id] = _Sequence(length, blocks, content, len(blocks))
+        return length
+
+    def prefix_blocks(self, length: int) -> int:
+        """Blocks that a sequence of this length may share with others from the start: all that are full before its last
+        token, whose logits are always computed."""
+        return max(length - 1, 0) // self.block_size if self.window is None and not self._contiguous else 0
+
+    def index(self, seq_id: Hashable, tokens: Sequence[int]) -> None:
+        """Makes the sequence's full blocks known by the tokens in them: `tokens`, from its start, are computed."""
+        sequence = self._get(seq_id)
+        if self.window is not None or self._contiguous:
+            return
+        for n in range(sequence.indexed, min(len(tokens), sequence.length) // self.block_size):
+            part = tokens[n * self.block_size : (n + 1) * self.block_size]
+            sequence.content = self.prefixes.put(sequence.content, part, sequence.blocks[n])
+            sequence.indexed = n + 1
+
+    def fork(self, seq_id: Hashable, new_id: Hashable) -> None:
+        """A new sequence with the same tokens, on the same blocks. Raises as `add`."""
+        self._check_new(new_id)
+        source = self._get(seq_id)
+        if self._contiguous:
+            raise ValueError("sequences of a static cache have a row of their own: only a paged cache can fork")
+        for block in source.blocks:
+            self.allocator.share(block)
+        self._forked = True
+        self._sequences[new_id] = replace(source, blocks=list(source.blocks))
 
     def free(self, seq_id: Hashable) -> None:
-        for block in self._get(seq_id).blocks:
-            self.allocator.free(block)
+        # The last block goes first: without the blocks before it, nobody finds it.
+        for block in reversed(self._get(seq_id).blocks):
+            self.allocator.free(block, keep=block in self.prefixes)
         del self._sequences[seq_id]
+
+    def take_copies(self) -> list[tuple[int, int]]:
+        """Blocks (from, to) whose content must be copied before the tokens appended so far are written."""
+        copies, self._copies = self._copies, []
+        return copies
+
+    def _check_new(self, seq_id: Hashable) -> None:
+        if seq_id in self._sequences:
+            raise ValueError(f"sequence {seq_id!r} exists already")
+        if self.free_sequences == 0:
+            raise CacheFullError(f"the cache takes {self._max_sequences} sequences, and has as many")
 
     def clear(self) -> None:
         for seq_id in list(self._sequences):
@@ -74,6 +127,16 @@ class SequenceTable:
         """Blocks of a sequence of this length."""
         return -(-self._kept(length) // self.block_size)
 
+    @property
+    def blocks_per_sequence(self) -> int:
+        """The most blocks that one sequence may have."""
+        return 1 if self._contiguous else self.allocator.num_blocks
+
+    @property
+    def free_sequences(self) -> int:
+        """How many more sequences may live at once."""
+        return sys.maxsize if self._max_sequences is None else self._max_sequences - len(self._sequences)
+
     def step_limit(self, seq_id: Hashable, count: int) -> int:
         """How many of the next `count` tokens one step may append."""
         if self.window is None:
@@ -83,7 +146,7 @@ class SequenceTable:
 
     def check_room(self, seq_ids: Sequence[Hashable], counts: Sequence[int]) -> None:
         """Raises `CacheFullError` when the sequences cannot all have that many more tokens."""
-        needed = sum(max(self._missing_blocks(s, n), 0) for s, n in zip(seq_ids, counts, strict=True))
+        needed = sum(self.blocks_needed(s, n) for s, n in zip(seq_ids, counts, strict=True))
         if needed > self.allocator.free_blocks:
             raise CacheFullError(
                 f"{sum(counts)} more tokens need {needed} blocks of {self.block_size}, "
@@ -93,11 +156,16 @@ class SequenceTable:
     def append(self, seq_id: Hashable, count: int) -> np.ndarray:
         """Makes room for `count` more tokens and returns their slots, i64 `[count]`; all, or `CacheFullError` and
         none."""
-        missing = self._missing_blocks(seq_id, count)
         sequence = self._get(seq_id)
+        shared = self._shared_rows(sequence, count)
+        missing = self._missing_blocks(seq_id, count)
+        taken = self.allocator.allocate_many(len(shared) + missing)
+        for row, block in zip(shared, taken, strict=False):
+            self._copies.append((sequence.blocks[row], block))
+            self.allocator.free(sequence.blocks[row])
+            sequence.blocks[row] = block
+        sequence.blocks += taken[len(shared) :]
         length = sequence.length + count
-        if missing > 0:
-            sequence.blocks += self.allocator.allocate_many(missing)
         rows = np.arange(sequence.length, length, dtype=np.int64)
         if self.window is not None:
             rows %= self.window
@@ -106,6 +174,8 @@ class SequenceTable:
 
     def append_one(self, seq_id: Hashable) -> int:
         """`append` of one token; its slot."""
+        if self._forked:
+            return int(self.append(seq_id, 1)[0])
         missing = self._missing_blocks(seq_id, 1)
         sequence = self._get(seq_id)
         if missing > 0:
@@ -123,6 +193,21 @@ class SequenceTable:
             table[n, : len(row)] = row
         return table
 
+    def blocks_needed(self, seq_id: Hashable, count: int) -> int:
+        """Free blocks that appending `count` tokens takes."""
+        return self._missing_blocks(seq_id, count) + len(self._shared_rows(self._get(seq_id), count))
+
+    def _shared_rows(self, sequence: _Sequence, count: int) -> list[int]:
+        """Which of a sequence's blocks the next `count` tokens write to although others hold them as well."""
+        if count < 1:
+            return []
+        first, last = sequence.length // self.block_size, (sequence.length + count - 1) // self.block_size
+        if self.window is not None:  # a ring: only single tokens wrap around
+            rows = {(t % self.window) // self.block_size for t in (sequence.length, sequence.length + count - 1)}
+            first, last = min(rows), max(rows)
+        written = range(first, min(last + 1, len(sequence.blocks)))
+        return [row for row in written if self.allocator.reference_count(sequence.blocks[row]) > 1]
+
     def _missing_blocks(self, seq_id: Hashable, count: int) -> int:
         sequence = self._get(seq_id)
         needed = self.blocks_for(sequence.length + count)
@@ -131,7 +216,7 @@ class SequenceTable:
                 f"sequence {seq_id!r} would have {sequence.length + count} tokens, "
                 f"the cache holds {self.block_size} of each sequence"
             )
-        return needed - len(sequence.blocks)
+        return max(needed - len(sequence.blocks), 0)
 
     def _kept(self, length: int) -> int:
         return length if self.window is None else min(length, self.window)
