@@ -155,7 +155,7 @@ class GenerationMixin:
             )
             for row, (prompt, row_params) in enumerate(zip(prompts, _seeded(params, seed, len(prompts)), strict=True))
         ]
-        stop_ids = self._stop_ids(eos_token_id) if stop_on_eos else frozenset()
+        stop_ids = self.stop_ids(eos_token_id) if stop_on_eos else frozenset()
         return GenerationStream(self, sequences, max_new_tokens, stop_ids, cache_config, began)
 
     def _sampling_options(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -166,7 +166,8 @@ class GenerationMixin:
             return {}
         return {k: next(v for v in (given[k], defaults.get(k), fallback[k]) if v is not None) for k in fallback}
 
-    def _stop_ids(self, eos_token_id: int | Sequence[int] | None) -> frozenset[int]:
+    def stop_ids(self, eos_token_id: int | Sequence[int] | None = None) -> frozenset[int]:
+        """The tokens that end a sequence: those given, else generation_config.json's, else config.json's."""
         ids = self.generation_defaults.get("eos_token_id") if eos_token_id is None else eos_token_id
         ids = self.config.eos_token_id if ids is None else ids
         return frozenset([ids] if isinstance(ids, int) else ids)

@@ -6,7 +6,7 @@ import math
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
@@ -44,7 +44,7 @@ class SamplingParams:
         if self.top_k < 0:
             raise ValueError(f"top_k must be at least 0 (0: no limit), got {self.top_k}")
 
-    def seeded(self) -> SamplingParams:
+    def seeded(self) -> Self:
         return self if self.seed is not None else replace(self, seed=secrets.randbits(63))
 
 
@@ -63,7 +63,9 @@ class Sampler:
         if list(parameters) != self._parameters:
             self._parameters = list(parameters)
             if self._on_device:
-                self._uploaded = {n: self._buffers.put(f"sample_{n}", a) for n, a in _columns(parameters).items()}
+                self._uploaded = {
+                    n: self._buffers.put(f"sample_{n}", a) for n, a in sampling_columns(parameters).items()
+                }
         if self._on_device:
             self._uploaded["position"] = self._buffers.put("sample_position", positions)
 
@@ -77,10 +79,11 @@ class Sampler:
         """Tokens i64 `[nreq]`, once `draw` has run."""
         if self._on_device:
             return self._buffers.read("sample_tokens", (len(self._parameters),), I64)
-        return sample_on_host(infini_to_numpy(logits), **_columns(self._parameters), position=self._positions)
+        return sample_on_host(infini_to_numpy(logits), **sampling_columns(self._parameters), position=self._positions)
 
 
-def _columns(parameters: Sequence[SamplingParams]) -> dict[str, np.ndarray]:
+def sampling_columns(parameters: Sequence[SamplingParams]) -> dict[str, np.ndarray]:
+    """One array per parameter, an entry per request: what `sample` takes."""
     return {
         "temperature": np.array([p.temperature for p in parameters], np.float32),
         "top_k": np.array([min(p.top_k, 2**31 - 1) for p in parameters], np.int32),

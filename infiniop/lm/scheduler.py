@@ -42,7 +42,7 @@ class FinishReason(enum.StrEnum):
 class Request:
     """`n` continuations of one prompt. `deadline` is a time on the clock that `Scheduler.schedule` is given."""
 
-    request_id: Hashable
+    request_id: str
     prompt: tuple[int, ...]
     max_new_tokens: int
     n: int = 1
@@ -130,7 +130,7 @@ class Scheduler:
         self.statistics = SchedulerStatistics()
         self._waiting: list[Continuation] = []  # both in the order of arrival
         self._running: list[Continuation] = []
-        self._requests: dict[Hashable, list[Continuation]] = {}
+        self._requests: dict[str, list[Continuation]] = {}
         self._arrivals = 0
 
     # ------------------------------------------------------------------ what callers ask
@@ -167,7 +167,7 @@ class Scheduler:
         self._queue(made[:1])  # the others fork from it
         return made
 
-    def cancel(self, request_id: Hashable) -> None:
+    def cancel(self, request_id: str) -> None:
         """Ends a request, whatever it does; an unknown one is none of the scheduler's."""
         for continuation in self._requests.get(request_id, ()):
             self.finish(continuation, FinishReason.CANCELLED)

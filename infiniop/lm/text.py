@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
@@ -64,3 +65,33 @@ class IncrementalDecoder:
     def _window(self) -> tuple[str, str]:
         decode = self._tokenizer.decode
         return decode(self._ids[self._start :]), decode(self._ids[self._start : self._shown])
+
+
+class StopText:
+    """Text up to the first of the stop texts. What may be the beginning of one is held back until it is clear."""
+
+    def __init__(self, stop: Sequence[str]):
+        self._stop = tuple(stop)
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """What can be shown now, and whether a stop text has come."""
+        self._held += text
+        found = [place for place in (self._held.find(stop) for stop in self._stop) if place >= 0]
+        if found:
+            shown, self._held = self._held[: min(found)], ""
+            return shown, True
+        kept = max((_overlap(self._held, stop) for stop in self._stop), default=0)
+        shown = self._held[: len(self._held) - kept]
+        self._held = self._held[len(shown) :]
+        return shown, False
+
+    def flush(self) -> str:
+        """What is left at the end."""
+        held, self._held = self._held, ""
+        return held
+
+
+def _overlap(text: str, stop: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`."""
+    return next((n for n in range(min(len(text), len(stop) - 1), 0, -1) if text.endswith(stop[:n])), 0)
