@@ -144,7 +144,7 @@ class GenerationMixin:
         """
         began = time.perf_counter()
         given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p}
-        params = SamplingParams(**self._sampling_options(given))
+        params = SamplingParams(**self.sampling_options(given))
         prompts = _prompts(input_ids, tokenizer)
         if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be an integer of at least 1, got {max_new_tokens!r}")
@@ -158,7 +158,8 @@ class GenerationMixin:
         stop_ids = self.stop_ids(eos_token_id) if stop_on_eos else frozenset()
         return GenerationStream(self, sequences, max_new_tokens, stop_ids, cache_config, began)
 
-    def _sampling_options(self, given: dict[str, Any]) -> dict[str, Any]:
+    def sampling_options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The options that are not None, and the model's own for the others; none at all: greedy."""
         defaults = self.generation_defaults
         sampled = defaults.get("do_sample", False) or any(value is not None for value in given.values())
         fallback = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}

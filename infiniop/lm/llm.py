@@ -32,6 +32,12 @@ class LLM:
         model = AutoLlamaModel.from_pretrained(path, device, dtype, quantize)
         self.engine = ServingEngine(model, self.tokenizer, cache_config, max_waiting=1 << 62, **options)
 
+    def params(self, **options: Any) -> RequestParams:
+        """`RequestParams` whose sampling parameters, where they are not given or None, are the model's own."""
+        names = ("temperature", "top_k", "top_p", "min_p")
+        sampling = self.engine.model.sampling_options({name: options.pop(name, None) for name in names})
+        return RequestParams(**sampling, **options)
+
     def generate(
         self,
         prompts: str | Sequence[str] | Sequence[Sequence[int]],
@@ -40,10 +46,12 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continues texts or rows of token ids, all with the same parameters or each with its own; in the order given.
 
+        Without parameters, the model's own (`generation_config.json`; greedy without one) and 128 tokens.
+
         `progress` draws a bar on a terminal. Raises `ValueError`, before anything runs, for what cannot be served.
         """
         given: list[Any] = [prompts] if isinstance(prompts, str) else list(prompts)
-        each = list(params) if isinstance(params, Sequence) else [params or RequestParams()] * len(given)
+        each = list(params) if isinstance(params, Sequence) else [params or self.params()] * len(given)
         if len(each) != len(given):
             raise ValueError(f"{len(each)} parameters for {len(given)} prompts")
         rows: list[list[int]] = [encode(self.tokenizer, p) if isinstance(p, str) else [*p] for p in given]

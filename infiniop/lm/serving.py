@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
@@ -80,6 +81,17 @@ class ServingEngine:
     def __bool__(self) -> bool:
         """Whether there is anything left to do."""
         return bool(self._outputs)
+
+    @property
+    def request_ids(self) -> set[str]:
+        """The requests that have not ended."""
+        return {o.continuation.request.request_id for o in self._outputs.values()}
+
+    def room(self, length: int) -> int:
+        """How many tokens the model and the cache have room for after a prompt of this length; at least 1."""
+        table = self.cache.sequences
+        held = table.blocks_per_sequence * table.block_size if table.window is None else sys.maxsize
+        return max(1, min(self.model.config.max_position_embeddings, held) - length)
 
     def add(self, request_id: str, prompt: Sequence[int], params: RequestParams | None = None) -> None:
         """Raises `ValueError` for a request that can never run, `QueueFullError` when too many wait."""

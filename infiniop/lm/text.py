@@ -11,7 +11,7 @@ from typing import Any, Protocol
 class Tokenizer(Protocol):
     """What generation needs: `tokenizers.Tokenizer` and transformers' tokenizers both have it."""
 
-    def encode(self, text: str, /) -> Any: ...
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> Any: ...
 
     def decode(self, ids: list[int], /) -> str: ...
 
@@ -31,9 +31,9 @@ def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
         raise ValueError(f"{file} is not a tokenizer: {error}") from None
 
 
-def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The token ids of a text, with the special tokens that the tokenizer adds itself."""
-    encoded = tokenizer.encode(text)
+def encode(tokenizer: Tokenizer, text: str, special: bool = True) -> list[int]:
+    """The token ids of a text, with the special tokens that the tokenizer adds itself unless `special` is False."""
+    encoded = tokenizer.encode(text) if special else tokenizer.encode(text, add_special_tokens=False)
     return list(getattr(encoded, "ids", encoded))
 
 

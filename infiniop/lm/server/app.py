@@ -1,0 +1,263 @@
+"""`create_app`: the routes. Errors are JSON in OpenAI's form: `{"error": {"message", "type", "param", "code"}}`."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import importlib.resources
+import time
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from ..chat import ChatTemplate, ChatTemplateError
+from ..scheduler import QueueFullError
+from ..serving import ServingEngine
+from ..text import Tokenizer, encode
+from .answers import Answer, ChatAnswer, CompletionAnswer
+from .metrics import Metrics
+from .protocol import ChatRequest, CompletionRequest
+from .worker import EngineFailure, Ticket, Worker
+
+_POLL_SECONDS = 0.25  # how often an unanswered request looks whether its client is still there
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server takes: bytes of a body, prompts in one request, and who may ask (None: everyone)."""
+
+    body_bytes: int = 8 << 20
+    prompts: int = 64
+    api_key: str | None = None
+
+
+class _Refused(Exception):
+    """An error as the client sees it."""
+
+    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", param: str | None = None):
+        self.status, self.message, self.kind, self.param = status, message, kind, param
+
+
+def create_app(engine: ServingEngine, name: str, path: str | PathLike[str], limits: Limits | None = None) -> FastAPI:
+    """The server of one model: `name` is what clients call it, `path` its folder, for the chat template."""
+    service = _Service(engine, name, path, limits or Limits())
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        service.worker.start()
+        yield
+        await service.worker.stop()
+
+    app = FastAPI(title="infiniop", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(_Gate, limit=service.limits.body_bytes, metrics=service.metrics)
+    app.exception_handler(_Refused)(lambda _, e: _error(e.status, e.message, e.kind, e.param))
+    app.exception_handler(HTTPException)(lambda _, e: _error(e.status_code, str(e.detail), "invalid_request_error"))
+    app.exception_handler(RequestValidationError)(lambda _, e: _error(400, *_first_problem(e)))
+    app.exception_handler(Exception)(lambda _, e: _error(500, f"{type(e).__name__}: {e}", "server_error"))
+    guarded = [Depends(service.check_key)]
+    app.get("/", response_class=HTMLResponse)(_page)
+    app.get("/health")(service.health)
+    app.get("/metrics")(service.show_metrics)
+    app.get("/v1/models", dependencies=guarded)(service.models)
+    app.get("/v1/models/{model:path}", dependencies=guarded)(service.model)
+    app.post("/v1/completions", dependencies=guarded)(service.completions)
+    app.post("/v1/chat/completions", dependencies=guarded)(service.chat)
+    return app
+
+
+def _page() -> str:
+    return importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
+
+
+def _error(status: int, message: str, kind: str = "invalid_request_error", param: str | None = None) -> JSONResponse:
+    body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+    return JSONResponse(body, status, {"Retry-After": "1"} if status == 429 else None)
+
+
+def _first_problem(error: RequestValidationError) -> tuple[str, str, str | None]:
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"][1:])
+    return f"{place}: {problem['msg']}" if place else problem["msg"], "invalid_request_error", place or None
+
+
+class _Gate:
+    """Around every request: refuses a body that is too long, whether it says so or not, and counts the answers."""
+
+    def __init__(self, app: Callable[..., Awaitable[None]], limit: int, metrics: Metrics):
+        self._app, self._limit, self._metrics = app, limit, metrics
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        seen = 0
+
+        async def limited() -> Any:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._limit:
+                raise HTTPException(413, self._too_long())
+            return message
+
+        async def counted(message: Any) -> None:
+            if message["type"] == "http.response.start" and scope["path"].startswith("/v1/"):
+                self._metrics.requests.labels(str(message["status"])).inc()
+            await send(message)
+
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if declared.isdigit() and int(declared) > self._limit:
+            return await _error(413, self._too_long())(scope, receive, counted)
+        return await self._app(scope, limited, counted)
+
+    def _too_long(self) -> str:
+        return f"the body is longer than {self._limit} bytes"
+
+
+class _Service:
+    """The handlers and what they share."""
+
+    def __init__(self, engine: ServingEngine, name: str, path: str | PathLike[str], limits: Limits):
+        assert engine.tokenizer is not None
+        self.engine, self.name, self.limits = engine, name, limits
+        self.tokenizer: Tokenizer = engine.tokenizer
+        self.metrics = Metrics()
+        self.worker = Worker(engine, self.metrics)
+        self._path = path
+        self._template: ChatTemplate | None = None
+        self._created = int(time.time())
+
+    # ------------------------------------------------------------------ around every request
+
+    async def check_key(self, request: Request) -> None:
+        expected = self.limits.api_key
+        given = request.headers.get("authorization", "").removeprefix("Bearer ")
+        if expected is not None and not hmac.compare_digest(given.encode(), expected.encode()):
+            raise _Refused(401, "a valid API key is needed: Authorization: Bearer KEY", "authentication_error")
+
+    # ------------------------------------------------------------------ what is asked
+
+    async def health(self) -> Response:
+        if not self.worker.healthy:
+            return _error(503, "the engine does not run", "server_error")
+        return JSONResponse({"status": "ok"})
+
+    async def show_metrics(self) -> Response:
+        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def models(self) -> dict[str, Any]:
+        return {"object": "list", "data": [self._card()]}
+
+    async def model(self, model: str) -> dict[str, Any]:
+        self._check_model(model)
+        return self._card()
+
+    def _card(self) -> dict[str, Any]:
+        longest = self.engine.model.config.max_position_embeddings
+        return {
+            "id": self.name, "object": "model", "created": self._created, "owned_by": "infiniop",
+            "max_model_len": longest,
+        }  # fmt: skip
+
+    def _check_model(self, model: str | None) -> None:
+        if model is not None and model != self.name:
+            raise _Refused(
+                404, f"there is no model {model!r}, this server has {self.name!r}", "not_found_error", "model"
+            )
+
+    async def completions(self, body: CompletionRequest, request: Request) -> Response:
+        self._check_model(body.model)
+        prompts = self._prompts(body.prompt)
+        params = body.params(self._defaults(), body.max_tokens or 16, body.logprobs)
+        answer = CompletionAnswer(self._identity("cmpl"), self.tokenizer, prompts, params)
+        return await self._serve(answer, body, request)
+
+    async def chat(self, body: ChatRequest, request: Request) -> Response:
+        self._check_model(body.model)
+        prompt = self._chat_prompt([message.plain() for message in body.messages])
+        most = body.max_completion_tokens or body.max_tokens or self.engine.room(len(prompt))
+        logprobs = (body.top_logprobs or 0) if body.logprobs else None
+        params = body.params(self._defaults(), most, logprobs)
+        answer = ChatAnswer(self._identity("chatcmpl"), self.tokenizer, [prompt], params)
+        return await self._serve(answer, body, request)
+
+    def _identity(self, kind: str) -> dict[str, Any]:
+        return {"id": f"{kind}-{uuid.uuid4().hex}", "created": int(time.time()), "model": self.name}
+
+    def _defaults(self) -> dict[str, Any]:
+        return self.engine.model.generation_defaults
+
+    def _prompts(self, given: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
+        rows: list[Any] = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
+        if len(rows) > self.limits.prompts:
+            raise _Refused(400, f"prompt: at most {self.limits.prompts} prompts in one request, got {len(rows)}")
+        return [encode(self.tokenizer, row) if isinstance(row, str) else row for row in rows]
+
+    def _chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        try:
+            if self._template is None:
+                self._template = ChatTemplate(self._path)
+            text = self._template.render(messages)
+        except ChatTemplateError as error:
+            raise _Refused(400, f"messages: {error}", param="messages") from None
+        return encode(self.tokenizer, text, special=False)
+
+    # ------------------------------------------------------------------ how it is answered
+
+    async def _serve(self, answer: Answer, body: CompletionRequest | ChatRequest, request: Request) -> Response:
+        ticket = Ticket(self.worker)
+        try:
+            await self._submit(ticket, answer)
+            if body.stream:
+                usage = body.stream_options is not None and body.stream_options.include_usage
+                return _Stream(ticket, answer.stream(ticket.events(), usage))
+            return await self._whole(ticket, answer, request)
+        except BaseException:
+            ticket.close()
+            raise
+
+    async def _submit(self, ticket: Ticket, answer: Answer) -> None:
+        try:
+            for number, prompt in enumerate(answer.prompts):
+                await ticket.submit(answer.request_id(number), prompt, answer.params)
+        except QueueFullError as error:
+            raise _Refused(429, str(error), "rate_limit_error") from None
+        except EngineFailure as error:
+            raise _Refused(503, str(error), "server_error") from None
+        except ValueError as error:
+            raise _Refused(400, str(error)) from None
+
+    async def _whole(self, ticket: Ticket, answer: Answer, request: Request) -> Response:
+        """The whole answer, unless the client leaves before."""
+        work = asyncio.ensure_future(answer.whole(ticket.events()))
+        try:
+            while not (await asyncio.wait({work}, timeout=_POLL_SECONDS))[0]:
+                if await request.is_disconnected():
+                    raise _Refused(499, "the client has left")
+            return JSONResponse(work.result())
+        except EngineFailure as error:
+            raise _Refused(503, str(error), "server_error") from None
+        finally:
+            work.cancel()
+
+
+class _Stream(StreamingResponse):
+    """Server-sent events; a client that leaves gives its blocks back."""
+
+    def __init__(self, ticket: Ticket, lines: AsyncIterator[str]):
+        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+        self._ticket = ticket
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ticket.close()
