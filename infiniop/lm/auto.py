@@ -8,10 +8,14 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import infiniop
+
 from .arrays import resolve_dtype
 from .config import read_json
+from .distributed import DistConfig
 from .models import load_config, model_class
 from .quantized import open_checkpoint
+from .ranks import Parallel, rank_device, spread
 
 if TYPE_CHECKING:
     from .models.llama import LlamaForCausalLM
@@ -27,7 +31,12 @@ class AutoLlamaModel:
 
     @classmethod
     def from_pretrained(
-        cls, path: str | PathLike[str], device: Any = "cpu", dtype: Any = None, quantize: str | None = None
+        cls,
+        path: str | PathLike[str],
+        device: Any = "cpu",
+        dtype: Any = None,
+        quantize: str | None = None,
+        distributed_config: DistConfig | None = None,
     ) -> LlamaForCausalLM:
         """Reads config.json, generation_config.json and (sharded) safetensors from a folder.
 
@@ -36,6 +45,8 @@ class AutoLlamaModel:
         ("int8", "int4") quantises the weights of other layers in groups of 32, and the tied output to int8. Raises
         `CheckpointError` when the weights are damaged or contradict the configuration, `ValueError` for another dtype
         or an unknown model type, `MissingOperatorsError` when the device cannot run the model.
+
+        `distributed_config` spreads the model over ranks, each of which reads its own shards from the files.
         """
         began = time.perf_counter()
         folder = Path(path)
@@ -44,12 +55,23 @@ class AutoLlamaModel:
         if dtype is not None:
             dtype = resolve_dtype(dtype)
         config = load_config(folder)
-        model = model_class(config.model_type)(config, device, dtype, quantize)
-        model.load_checkpoint(open_checkpoint(folder, config.extra.get("quantization_config")))
+        ranks = distributed_config or DistConfig()
+        arguments = folder, str(device), dtype, quantize, ranks
+        model: Any = spread(config, ranks, infiniop.Device(device).name, _load, *arguments)
         model.generation_defaults = _generation_defaults(folder)
         seconds = time.perf_counter() - began
         logger.info("loaded %s: device %s, dtype %r, %.2f seconds", folder, device, model.dtype, seconds)
         return model
+
+
+def _load(
+    parallel: Parallel | None, folder: Path, device: str, dtype: Any, quantize: str | None, ranks: DistConfig
+) -> LlamaForCausalLM:
+    """One rank's part of the model in a folder."""
+    config = load_config(folder)
+    model = model_class(config.model_type)(config, rank_device(device, ranks, parallel), dtype, quantize, parallel)
+    model.load_checkpoint(open_checkpoint(folder, config.extra.get("quantization_config")))
+    return model
 
 
 def _generation_defaults(folder: Path) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class ForwardBatch:
     kv_lengths: np.ndarray  # [nreq]: how many of them are in the cache and visible, with this step's
     slots: np.ndarray  # [ntok]: where this step's keys and values go
     block_tables: np.ndarray  # [nreq, blocks]
+    copies: tuple[tuple[int, int], ...] = ()  # blocks (from, to) to copy before
 
     @property
     def ntok(self) -> int:

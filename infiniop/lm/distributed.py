@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .config import LlamaConfig
 
 
 class DistConfig:
@@ -54,6 +58,22 @@ def _device_ids(tp_size: int | None, tp_device_ids: Sequence[int] | None) -> lis
     return ids
 
 
+def check_split(config: LlamaConfig, ranks: DistConfig) -> None:
+    """Raises `ValueError`, which says what would do, when a model cannot be spread so."""
+    size = ranks.tp_size
+    for name in ("num_attention_heads", "num_key_value_heads", "intermediate_size"):
+        extent = getattr(config, name)
+        if extent % size:
+            would = _divisors(extent)
+            raise ValueError(f"{name} ({extent}) cannot be split over {size} ranks; {would} would divide it")
+    if ranks.pp_size > config.num_hidden_layers:
+        raise ValueError(f"{config.num_hidden_layers} layers cannot be split into {ranks.pp_size} stages")
+
+
+def _divisors(extent: int) -> list[int]:
+    return [n for n in range(1, min(extent, 64) + 1) if extent % n == 0]
+
+
 def get_tensor_parallel_shard(param: np.ndarray, axis: int | None, rank: int, size: int) -> np.ndarray:
     """The part of a full parameter that tensor-parallel rank `rank` of `size` keeps: a view; all of it for axis
     None."""
@@ -63,7 +83,8 @@ def get_tensor_parallel_shard(param: np.ndarray, axis: int | None, rank: int, si
         return param
     extent = param.shape[axis]
     if extent % size:
-        divisors = [n for n in range(1, extent + 1) if extent % n == 0 and n <= 64]
-        raise ValueError(f"{extent} along axis {axis} cannot be split over {size} ranks; {divisors} would divide it")
+        raise ValueError(
+            f"{extent} along axis {axis} cannot be split over {size} ranks; {_divisors(extent)} would divide it"
+        )
     part = extent // size
     return param[(slice(None),) * axis + (slice(rank * part, (rank + 1) * part),)]

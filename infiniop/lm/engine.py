@@ -18,6 +18,7 @@ from .distributed import DistConfig
 from .generation import GenerationMixin
 from .hooks import HookRegistry
 from .models import model_class
+from .ranks import Parallel, rank_device, spread
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -102,19 +103,13 @@ class InferEngine(GenerationMixin):
         dtype: Any = None,
         quantize: str | None = None,
     ):
-        self.distributed_config = distributed_config or DistConfig()
-        if self.distributed_config.world_size > 1:
-            raise NotImplementedError(
-                f"{self.distributed_config!r} asks for {self.distributed_config.world_size} ranks, "
-                "one rank is supported: DistConfig(tp_size=1) or DistConfig(tp_device_ids=[n])"
-            )
+        self.distributed_config = ranks = distributed_config or DistConfig()
         self.config = config
-        device = infiniop.Device(device_type)
-        # On the CPU ranks share the one device; elsewhere the rank's id says which.
-        self.device = (
-            device if device.is_cpu else infiniop.Device(device.name, self.distributed_config.tp_device_ids[0])
-        )
-        self.model = model_class(config.model_type)(config, self.device, dtype, quantize)
+        self.model: Any = spread(
+            config, ranks, infiniop.Device(device_type).name, _build, config, str(infiniop.Device(device_type)), dtype,
+            quantize, ranks,
+        )  # fmt: skip
+        self.device = self.model.device
         self._cache: BlockCache | None = None
         self._cache_config = (cache_config or StaticKVCacheConfig()).unique_copy()
 
@@ -136,8 +131,8 @@ class InferEngine(GenerationMixin):
             self.load_param(name, param)
 
     def state_dict(self) -> list[dict[str, Tensor]]:
-        """The parameters, one dictionary per rank."""
-        return [self.model.state_dict()]
+        """The parameters, one dictionary per rank; those of other ranks are copies on the host."""
+        return self.model.rank_states()
 
     def set_hook_registry(self, hooks: HookRegistry | None) -> None:
         self.model.set_hook_registry(hooks)
@@ -150,7 +145,7 @@ class InferEngine(GenerationMixin):
         A configuration that does not fit (`ValueError`, `MemoryError`) leaves the engine with the one it had.
         """
         wanted = (config or self._cache_config).unique_copy()
-        wanted.geometry(self.config, self.model.dtype)
+        wanted.geometry(self.model.local_config(), self.model.dtype)
         old_config, self._cache = self._cache_config, None  # the old memory goes first: both might not fit
         self._cache_config = wanted
         try:
@@ -193,6 +188,13 @@ class InferEngine(GenerationMixin):
         self, batch: ForwardBatch, cache: BlockCache, parameters: Sequence[SamplingParams]
     ) -> tuple[np.ndarray, Tensor]:
         return self.model.next_tokens(batch, cache, parameters)
+
+
+def _build(
+    parallel: Parallel | None, config: LlamaConfig, device: str, dtype: Any, quantize: str | None, ranks: DistConfig
+) -> Any:
+    """One rank's part of a model without values."""
+    return model_class(config.model_type)(config, rank_device(device, ranks, parallel), dtype, quantize, parallel)
 
 
 def _per_request(name: str, value: Any, count: int) -> list[Any]:

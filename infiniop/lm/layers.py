@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from infiniop import Tensor
 
     from .functional import Functional
+    from .groups import CommunicationGroup
 
 
 class Parameter:
@@ -32,6 +33,17 @@ class Parameter:
 class Module:
     """Something with parameters; attribute names make up the parameters' names, as in the checkpoints."""
 
+    def modules(self) -> Iterator[Module]:
+        """This one and all below it."""
+        yield self
+        for value in vars(self).values():
+            for module in value if isinstance(value, ModuleList) else [value]:
+                if isinstance(module, Module):
+                    yield from module.modules()
+
+    def spread(self, tp: CommunicationGroup) -> None:
+        """Keeps this rank's share only, of the ranks that share every layer."""
+
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         for name, value in vars(self).items():
             if isinstance(value, Parameter):
@@ -48,17 +60,29 @@ class ModuleList(list):
 
 
 class Linear(Module):
-    """y = x · weightᵀ + bias. `split` says how ranks share it: "column" splits the outputs, "row" the inputs."""
+    """y = x · weightᵀ + bias. `split` says how ranks share it: "column" splits the outputs, "row" the inputs, whose
+    products are then added up."""
 
     def __init__(self, in_features: int, out_features: int, bias: bool = False, split: str | None = None):
         axis = {None: None, "column": 0, "row": 1}[split]
         self.out_features = out_features
         self.weight = Parameter((out_features, in_features), axis, packable=True)
         self.bias = Parameter((out_features,), 0 if axis == 0 else None) if bias else None
+        self._sum: CommunicationGroup | None = None
+
+    def spread(self, tp: CommunicationGroup) -> None:
+        if self.weight.shard_axis == 0:
+            self.out_features //= tp.size
+        elif self.weight.shard_axis == 1:
+            self._sum = tp
 
     def __call__(self, f: Functional, x: Tensor, out: Tensor) -> Tensor:
-        bias = self.bias
-        return f.linear(x, self.weight.value, None if bias is None else bias.value, out)
+        bias = None if self.bias is None else self.bias.value
+        if self._sum is None:
+            return f.linear(x, self.weight.value, bias, out)
+        f.linear(x, self.weight.value, bias if self._sum.rank == 0 else None, out)
+        self._sum.all_reduce(out)
+        return out
 
 
 class RMSNorm(Module):

@@ -7,6 +7,7 @@ along the outputs of the zero points. (Layouts as in AutoAWQ's "gemm" version an
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Checkpoint, CheckpointError
+from .distributed import get_tensor_parallel_shard
 
 _AWQ_COLUMNS = (0, 2, 4, 6, 1, 3, 5, 7)  # which of eight neighbours each nibble holds, from the lowest
 
@@ -35,6 +37,20 @@ class QuantizedWeight:
     @property
     def group_size(self) -> int:
         return self.integers.shape[1] // self.scales.shape[1]
+
+    def shard(self, axis: int | None, rank: int, size: int) -> QuantizedWeight:
+        """What a rank keeps, as `get_tensor_parallel_shard`. Raises `ValueError` when that would divide a group."""
+        part = functools.partial(get_tensor_parallel_shard, rank=rank, size=size)
+        if axis != 1:
+            rows = [np.ascontiguousarray(part(a, axis=axis)) for a in (self.integers, self.scales, self.zeros)]
+            return QuantizedWeight(self.bits, rows[0], rows[1], rows[2], self.column_groups)
+        integers, groups = np.ascontiguousarray(part(self.integers, axis=1)), self.scales.shape[1]
+        if self.column_groups is not None:
+            return QuantizedWeight(self.bits, integers, self.scales, self.zeros, part(self.column_groups, axis=0))
+        if groups == 1:
+            return QuantizedWeight(self.bits, integers, self.scales, self.zeros)
+        scales, zeros = (np.ascontiguousarray(part(a, axis=1)) for a in (self.scales, self.zeros))
+        return QuantizedWeight(self.bits, integers, scales, zeros)
 
     def dequantized(self) -> np.ndarray:
         """The weight in f32, `[n, k]`."""

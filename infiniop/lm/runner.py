@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import itertools
 import logging
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,6 +21,7 @@ from .buffers import Buffers
 from .cache import BlockCache, CacheConfig, StaticKVCacheConfig
 from .checkpoint import Checkpoint, CheckpointError
 from .config import LlamaConfig
+from .distributed import get_tensor_parallel_shard
 from .functional import Functional
 from .generation import GenerationMixin
 from .hooks import HookRegistry
@@ -24,6 +29,7 @@ from .layers import Module, Parameter
 from .operators import ALL_OPERATORS
 from .packing import Packer
 from .quantized import QuantizedCheckpoint, QuantizedWeight
+from .ranks import Parallel, Place, Ranks
 from .replay import DecodeGraphs
 from .rope import RotaryTables
 from .sampling import Sampler, SamplingParams
@@ -34,13 +40,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_ALONE = Place()
+
 _WEIGHT_DTYPES = {dtype.numpy for dtype in FLOATS64}
 
 
 class Step:
     """One forward pass: the batch, the cache it runs over, and where results go."""
 
-    __slots__ = ("batch", "buffers", "cache", "dtype", "f", "hooks", "ntok")
+    __slots__ = ("batch", "buffers", "cache", "dtype", "f", "hook_error", "hooks", "ntok", "parallel", "place")
 
     def __init__(
         self,
@@ -50,17 +58,40 @@ class Step:
         cache: BlockCache,
         dtype: Any,
         hooks: HookRegistry | None,
+        parallel: Parallel | None,
     ):
         self.f, self.buffers, self.batch, self.cache, self.dtype = f, buffers, batch, cache, dtype
         self.hooks = hooks if hooks is not None and hooks.has_hooks() else None
         self.ntok = batch.host.ntok
+        self.parallel = parallel
+        self.place = _ALONE if parallel is None else parallel.place
+        self.hook_error: Exception | None = None
 
     def scratch(self, name: str, shape: tuple[int, ...]) -> Tensor:
         return self.buffers.get(name, shape, self.dtype)
 
     def hook(self, point: str, tensor: Tensor, layer_idx: int = -1) -> None:
-        if self.hooks is not None:
+        if self.hooks is None:
+            return
+        try:
             self.hooks.call_hook(point if layer_idx < 0 else f"layer{layer_idx}_{point}", tensor, layer_idx)
+        except Exception as error:
+            if self.parallel is None:
+                raise
+            self.hook_error = self.hook_error or error  # the other ranks wait for this one to go on
+
+    def receive(self, x: Tensor, residual: Tensor) -> Tensor:
+        """What the stage before passed on, into both; returns `x`."""
+        assert self.parallel is not None
+        for tensor in (x, residual):
+            self.parallel.world.recv(tensor, self.parallel.previous)
+        return x
+
+    def pass_on(self, x: Tensor, residual: Tensor) -> None:
+        """To the next stage."""
+        assert self.parallel is not None
+        for tensor in (x, residual):
+            self.parallel.world.send(tensor, self.parallel.next)
 
 
 class CausalLM(Module, GenerationMixin):
@@ -69,11 +100,25 @@ class CausalLM(Module, GenerationMixin):
 
     config_class: ClassVar[type[LlamaConfig]] = LlamaConfig
 
-    def __init__(self, config: LlamaConfig, device: Any = "cpu", dtype: Any = None, quantize: str | None = None):
-        """`quantize`: "int8" or "int4" quantises the layers' weights as they are loaded.
+    def __init__(
+        self,
+        config: LlamaConfig,
+        device: Any = "cpu",
+        dtype: Any = None,
+        quantize: str | None = None,
+        parallel: Parallel | None = None,
+    ):
+        """`quantize`: "int8" or "int4" quantises the layers' weights as they are loaded. `parallel`: this is one rank's
+        part of the model (see `ranks.spread`).
 
-        Raises `MissingOperatorsError` before anything is loaded when the device cannot run the model."""
+        Raises `MissingOperatorsError` before anything is loaded when the device cannot run the model.
+        """
         config.validate()
+        self._parallel, self._place = parallel, _ALONE if parallel is None else parallel.place
+        self._ranks: Ranks | None = None
+        self._caches: dict[int, BlockCache] = {}  # of ranks that rank 0 leads
+        self._numbers = itertools.count(1)
+        self._dropped: list[int] = []
         self.config = config
         self.device = device
         self.dtype = resolve_dtype(dtype or config.torch_dtype or "float32")
@@ -91,6 +136,11 @@ class CausalLM(Module, GenerationMixin):
         self._ready = False
         self.build(config)
         self._parameters = dict(self.named_parameters())
+        own = {id(p) for part in self.parts(self._place) for _, p in part.named_parameters()}
+        self._own = [name for name, parameter in self._parameters.items() if id(parameter) in own]
+        if parallel is not None:
+            for module in self.modules():
+                module.spread(parallel.tp)
 
     # ------------------------------------------------------------------ what a family provides
 
@@ -98,8 +148,12 @@ class CausalLM(Module, GenerationMixin):
         """Creates the layers, as attributes whose names make up the checkpoint's names."""
         raise NotImplementedError
 
-    def hidden_states(self, step: Step) -> Tensor:
-        """The normalised hidden states `[ntok, hidden]`."""
+    def parts(self, place: Place) -> list[Module]:
+        """The modules with which a rank computes."""
+        raise NotImplementedError
+
+    def hidden_states(self, step: Step) -> Tensor | None:
+        """The normalised hidden states `[ntok, hidden]`; None in stages before the last."""
         raise NotImplementedError
 
     def output_weight(self) -> Tensor:
@@ -118,8 +172,26 @@ class CausalLM(Module, GenerationMixin):
             raise KeyError(f"{type(self).__name__} has no parameter {name!r}")
         tensor = infiniop.asarray(param)
         self._check_shape(name, parameter, tuple(tensor.shape))
-        parameter.tensor = self._packed(self._placed(tensor), parameter)
+        if self._ranks is not None:
+            whole = infini_to_numpy(tensor)
+            self._ranks.command("receive_param", name, whole.dtype, whole.shape)
+            with self._ranks.guarded():
+                self._ranks.parallel.world.broadcast(np.ascontiguousarray(whole))
+        self._keep(name, parameter, infini_to_numpy(tensor))
         self._changed()
+
+    def receive_param(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        """`load_param` in a rank other than 0."""
+        assert self._parallel is not None
+        whole = np.empty(shape, dtype)
+        self._parallel.world.broadcast(whole)
+        self._keep(name, self._parameters[name], whole)
+        self._changed()
+
+    def _keep(self, name: str, parameter: Parameter, whole: np.ndarray) -> None:
+        if name in self._own:
+            part = get_tensor_parallel_shard(whole, parameter.shard_axis, self._place.tp_rank, self._place.tp_size)
+            parameter.tensor = self._packed(self._placed(infiniop.from_numpy(part)), parameter)
 
     def load_checkpoint(self, checkpoint: Checkpoint | QuantizedCheckpoint) -> None:
         """Takes every parameter from a checkpoint: views of the mapped files where dtype and device allow. Raises
@@ -138,8 +210,8 @@ class CausalLM(Module, GenerationMixin):
                 raise CheckpointError(
                     f"{name} is {checkpoint.dtype(name).name}; weights must be float32, bfloat16, float16 or float64"
                 )
-        for name, parameter in self._parameters.items():
-            parameter.tensor = self._read(checkpoint, name, parameter)
+        for name in self._own:
+            self._parameters[name].tensor = self._read(checkpoint, name, self._parameters[name])
         self._changed()
 
     def _changed(self) -> None:
@@ -149,7 +221,11 @@ class CausalLM(Module, GenerationMixin):
 
     def _read(self, checkpoint: Checkpoint | QuantizedCheckpoint, name: str, parameter: Parameter) -> Tensor:
         found = checkpoint.array(name)
-        if isinstance(found, QuantizedWeight):
+        shard = parameter.shard_axis, self._place.tp_rank, self._place.tp_size
+        if not isinstance(found, QuantizedWeight):
+            found = get_tensor_parallel_shard(found, *shard)
+        else:
+            found = found.shard(*shard)
             if parameter.packable and self._packer.possible and found.column_groups is None:
                 return self._packer.integers(found)
             logger.warning("%s is dequantised to %r: %s", name, self.dtype, _why_dequantised(found))
@@ -174,17 +250,28 @@ class CausalLM(Module, GenerationMixin):
         return tensor.to(self.device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The loaded parameters by name, without a copy."""
+        """The loaded parameters by name, without a copy; of several ranks, this one's."""
         return {name: p.tensor for name, p in self._parameters.items() if p.tensor is not None}
+
+    def rank_states(self) -> list[dict[str, Tensor]]:
+        """`state_dict` of every rank, in their order; those of the others are copies on the host."""
+        if self._ranks is None:
+            return [self.state_dict()]
+        self._ranks.command("host_state")
+        own, *others = self._ranks.gather(self.state_dict())
+        return [own, *({name: infiniop.from_numpy(array) for name, array in other.items()} for other in others)]
+
+    def host_state(self) -> dict[str, np.ndarray]:
+        return {name: infini_to_numpy(tensor) for name, tensor in self.state_dict().items()}
 
     def _check_loaded(self) -> None:
         if not self._ready:
-            absent = [name for name, parameter in self._parameters.items() if parameter.tensor is None]
+            absent = [name for name in self._own if self._parameters[name].tensor is None]
             if absent:
                 raise RuntimeError(
                     f"{type(self).__name__} has no values yet for {_some(absent)}: load_param gives them"
                 )
-            if self._packer.quantize is not None and self.config.tie_word_embeddings:
+            if self._packer.quantize is not None and self.config.tie_word_embeddings and self._place.has_output:
                 self._tied_output = self._packer.floats(self.output_weight(), "int8")
             self._ready = True
 
@@ -196,16 +283,61 @@ class CausalLM(Module, GenerationMixin):
 
     def new_cache(self, config: CacheConfig) -> BlockCache:
         """Memory for a cache of this configuration."""
-        cache = BlockCache(config, self.config, self.dtype, self.device)
+        first_layer = self._place.layers(self.config.num_hidden_layers).start
+        cache = BlockCache(config, self.local_config(), self.dtype, self.device, first_layer)
         self._rope.ensure(min(cache.geometry.longest_sequence, self.config.max_position_embeddings))
+        if self._ranks is not None:
+            cache.number = next(self._numbers)
+            dropped, self._dropped = self._dropped, []
+            weakref.finalize(cache, self._dropped.append, cache.number)
+            self._ranks.command("follow_cache", cache.number, config, dropped)
         return cache
+
+    def follow_cache(self, number: int, config: CacheConfig, dropped: list[int]) -> None:
+        """`new_cache` in a rank other than 0; caches that rank 0 has dropped go before."""
+        for old in dropped:
+            del self._caches[old]
+        self._caches[number] = self.new_cache(config)
+
+    def local_config(self) -> LlamaConfig:
+        """The configuration of a model of this rank's layers (as many as any stage has, so that caches are alike) and
+        heads."""
+        place, config = self._place, self.config
+        if self._parallel is None:
+            return config
+        return dataclasses.replace(
+            config,
+            num_hidden_layers=place.most_layers(config.num_hidden_layers),
+            num_attention_heads=config.num_attention_heads // place.tp_size,
+            num_key_value_heads=config.num_key_value_heads // place.tp_size,
+        )
+
+    def lead(self, ranks: Ranks) -> None:
+        """Makes this, rank 0's part, the one that the other ranks follow."""
+        self._ranks = ranks
+
+    def close(self) -> None:
+        """Ends the other ranks, where there are any."""
+        if self._ranks is not None:
+            self._ranks.close()
 
     def forward(self, batch: ForwardBatch, cache: BlockCache, all_logits: bool = False) -> Tensor:
         """Logits `[nreq, vocab]` of each request's last token, or of every token `[ntok, vocab]`.
 
         The result is the model's own memory, valid until the next forward pass.
         """
-        return self._compute(self._step(batch, cache), all_logits)
+        return self._run(self._step(batch, cache, all_logits), all_logits)
+
+    def follow(self, batch: ForwardBatch, number: int, all_logits: bool) -> None:
+        """`forward` in a rank other than 0."""
+        self._compute(self._step(batch, self._caches[number], all_logits), all_logits)
+
+    def _run(self, step: Step, all_logits: bool = False) -> Tensor:
+        with contextlib.nullcontext() if self._ranks is None else self._ranks.guarded():
+            logits = self._compute(step, all_logits)
+        if step.hook_error is not None:
+            raise step.hook_error
+        return logits
 
     def next_tokens(
         self, batch: ForwardBatch, cache: BlockCache, parameters: Sequence[SamplingParams]
@@ -219,30 +351,42 @@ class CausalLM(Module, GenerationMixin):
         self._sampler.prepare(parameters, batch.lengths)
 
         def compute() -> None:
-            self._sampler.draw(self._compute(step))
+            self._sampler.draw(self._run(step))
 
-        if step.batch.is_decode and step.hooks is None:
+        if step.batch.is_decode and step.hooks is None and self._parallel is None:
             self._graphs.run(compute, step.batch, cache)
         else:
             compute()
         logits = step.scratch("logits", (batch.size, self.config.vocab_size))
         return self._sampler.tokens(logits), logits
 
-    def _step(self, batch: ForwardBatch, cache: BlockCache) -> Step:
-        """A checked batch with its inputs on the device."""
+    def _step(self, batch: ForwardBatch, cache: BlockCache, all_logits: bool = False) -> Step:
+        """A checked batch with its inputs on the device; the other ranks are told to run it."""
         self._check_loaded()
         batch.check_tokens(self.config.vocab_size)
         self._check_context(batch)
+        if self._ranks is not None:
+            self._ranks.command("follow", batch, cache.number, all_logits)
+        for source, target in batch.copies:
+            cache.pool.copy_block(source, target)
         device_batch = DeviceBatch(batch, self._rope, self._buffers)
-        return Step(self._f, self._buffers, device_batch, cache, self.dtype, self._hooks)
+        return Step(self._f, self._buffers, device_batch, cache, self.dtype, self._hooks, self._parallel)
 
     def _compute(self, step: Step, all_logits: bool = False) -> Tensor:
+        """The logits, where they are computed and in rank 0; memory without meaning elsewhere."""
         hidden = self.hidden_states(step)
-        if not all_logits:
-            hidden = self._f.last_tokens(hidden, step.batch)
-        out = step.scratch("logits", (hidden.shape[0], self.config.vocab_size))
-        weight = self.output_weight() if self._tied_output is None else self._tied_output
-        logits = self._f.linear(hidden, weight, None, out)
+        logits = step.scratch("logits", (step.ntok if all_logits else step.batch.size, self.config.vocab_size))
+        if hidden is not None and step.place.has_output:
+            if not all_logits:
+                hidden = self._f.last_tokens(hidden, step.batch)
+            self._f.linear(
+                hidden, self.output_weight() if self._tied_output is None else self._tied_output, None, logits
+            )
+        if step.parallel is not None and step.place.pp_size > 1:
+            if step.place.has_output:
+                step.parallel.world.send(logits, 0)
+            elif step.parallel.world.rank == 0:
+                step.parallel.world.recv(logits, step.parallel.output)
         if step.hooks is not None:
             step.hook("logits", logits)
         return logits

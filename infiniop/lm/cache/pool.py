@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 class KVPool:
     """Keys and values of all layers, `[num_layers, num_blocks, nkvh, block_size, head_dim]` each, allocated once."""
 
-    def __init__(self, geometry: CacheGeometry, model: LlamaConfig, dtype: DType, device: Any):
+    def __init__(self, geometry: CacheGeometry, model: LlamaConfig, dtype: DType, device: Any, first_layer: int = 0):
+        """`model` says how many layers and heads there are here, of which the first is `first_layer` of the whole."""
         shape = (
             model.num_hidden_layers, geometry.num_blocks, model.num_key_value_heads, geometry.block_size,
             model.head_dim,
@@ -41,7 +42,7 @@ class KVPool:
             self.values = infiniop.empty(shape, dtype=dtype, device=device)
         except infiniop.InfiniopError as error:
             raise MemoryError(f"{asked} ({error})") from error
-        self._layers = [(self.keys[layer], self.values[layer]) for layer in range(shape[0])]
+        self._layers = {first_layer + n: (self.keys[n], self.values[n]) for n in range(shape[0])}
 
     def copy_block(self, source: int, target: int) -> None:
         """Keys and values of one block into another, in all layers."""
@@ -60,11 +61,12 @@ class BlockCache:
     sequences of different lengths need no padding.
     """
 
-    def __init__(self, config: CacheConfig, model: LlamaConfig, dtype: DType, device: Any):
+    def __init__(self, config: CacheConfig, model: LlamaConfig, dtype: DType, device: Any, first_layer: int = 0):
+        self.number = 0  # tells the caches of one model apart, on all ranks
         self.config = config.unique_copy()
         self.geometry = config.geometry(model, dtype)
         self.window = model.attention_window
-        self.pool = KVPool(self.geometry, model, dtype, device)
+        self.pool = KVPool(self.geometry, model, dtype, device, first_layer)
         self.sequences = SequenceTable(
             self.geometry.num_blocks,
             self.geometry.block_size,
@@ -101,8 +103,6 @@ class BlockCache:
         counts = [len(row) for row in tokens]
         if all(count == 1 for count in counts):
             return self._single_tokens(seq_ids, tokens, [int(slot[0]) for slot in slots], lengths)
-        for source, target in table.take_copies():
-            self.pool.copy_block(source, target)
         ends = [table.length(seq_id) for seq_id in seq_ids]
         positions = [np.arange(end - count, end) for end, count in zip(ends, counts, strict=True)]
         return ForwardBatch(
@@ -113,6 +113,7 @@ class BlockCache:
             kv_lengths=np.asarray([table.kv_length(seq_id) for seq_id in seq_ids], np.int64),
             slots=np.concatenate(slots),
             block_tables=table.block_tables(seq_ids),
+            copies=tuple(table.take_copies()),
         )
 
     def _single_tokens(
@@ -124,15 +125,13 @@ class BlockCache:
     ) -> ForwardBatch:
         """The same for one token each, with as little Python as can be: a model waits for it between any two steps."""
         table = self.sequences
-        for source, target in table.take_copies():
-            self.pool.copy_block(source, target)
         now = [table.length(seq_id) for seq_id in seq_ids]
         kept = [table.kv_length(seq_id) for seq_id in seq_ids]
         ids, ends = [row[0] for row in tokens], [n - 1 for n in now]
         columns = np.array([ids, ends, lengths or now, kept, slots], np.int64)
         return ForwardBatch(
             columns[0], columns[1], _offsets_of_ones(len(ids)), columns[2], columns[3], columns[4],
-            table.block_tables(seq_ids),
+            table.block_tables(seq_ids), tuple(table.take_copies()),
         )  # fmt: skip
 
 

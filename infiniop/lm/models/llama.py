@@ -14,6 +14,9 @@ from . import register_model
 if TYPE_CHECKING:
     from infiniop import Tensor
 
+    from ..groups import CommunicationGroup
+    from ..ranks import Place
+
 __all__ = [
     "AutoLlamaModel",
     "LlamaAttention",
@@ -42,6 +45,10 @@ class LlamaAttention(Module):
         self.k_proj = Linear(hidden, config.kv_dim(), bias, split="column")
         self.v_proj = Linear(hidden, config.kv_dim(), bias, split="column")
         self.o_proj = Linear(self.heads * self.head_dim, hidden, config.attention_bias, split="row")
+
+    def spread(self, tp: CommunicationGroup) -> None:
+        self.heads //= tp.size
+        self.kv_heads //= tp.size
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         f, layer = step.f, self.layer_idx
@@ -137,16 +144,27 @@ class LlamaModel(Module):
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.hidden_size = config.hidden_size
 
-    def __call__(self, step: Step) -> Tensor:
-        """The normalised hidden states, `[ntok, hidden]`."""
-        residual = self.embed_tokens(
-            step.f, step.batch.input_ids, step.scratch("residual", (step.ntok, self.hidden_size))
-        )
-        if step.hooks is not None:
-            step.hook("embed_tokens", residual)
+    def parts(self, place: Place) -> list[Module]:
+        """The modules that a rank computes with."""
+        layers = [self.layers[i] for i in place.layers(len(self.layers))]
+        return [*[self.embed_tokens] * place.is_first, *layers, *[self.norm] * place.is_last]
+
+    def __call__(self, step: Step) -> Tensor | None:
+        """The normalised hidden states, `[ntok, hidden]`, where the last stage runs; other stages pass theirs on."""
+        shape = (step.ntok, self.hidden_size)
+        residual = step.scratch("residual", shape)
         x: Any = None
-        for layer in self.layers:
-            x = layer(x, residual, step)
+        if step.place.is_first:
+            self.embed_tokens(step.f, step.batch.input_ids, residual)
+            if step.hooks is not None:
+                step.hook("embed_tokens", residual)
+        else:
+            x = step.receive(step.scratch("block_out", shape), residual)
+        for i in step.place.layers(len(self.layers)):
+            x = self.layers[i](x, residual, step)
+        if not step.place.is_last:
+            step.pass_on(x, residual)
+            return None
         hidden = self.norm.after_add(step.f, x, residual, step.scratch("normed", residual.shape))
         if step.hooks is not None:
             step.hook("final_norm", hidden)
@@ -165,7 +183,11 @@ class LlamaForCausalLM(CausalLM):
         else:
             self.lm_head = Linear(config.hidden_size, config.vocab_size)
 
-    def hidden_states(self, step: Step) -> Tensor:
+    def parts(self, place: Place) -> list[Module]:
+        output = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return [*self.model.parts(place), *[output] * place.has_output]
+
+    def hidden_states(self, step: Step) -> Tensor | None:
         return self.model(step)
 
     def output_weight(self) -> Tensor:
