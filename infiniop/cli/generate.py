@@ -38,6 +38,8 @@ def generate(
     block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the paged cache.")] = 16,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")] = None,
     quantize: Annotated[str | None, typer.Option(help="int8 or int4: quantise the weights when loading.")] = None,
+    tp: Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")] = 1,
+    pp: Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline parallelism).")] = 1,
     device: Annotated[str, typer.Option(help="Device that computes.")] = "cpu",
     backend: Annotated[str | None, typer.Option(help="Only this backend (several: by comma, in order).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
@@ -51,7 +53,9 @@ def generate(
     live = stream and not as_json and len(prompt) == 1
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
     try:
-        output = _run(model, prompt, max_new_tokens, options, (cache, block_size), (device, dtype, quantize), live)
+        output = _run(
+            model, prompt, max_new_tokens, options, (cache, block_size), (device, dtype, quantize), (tp, pp), live
+        )
     except (OSError, ValueError, RuntimeError, ImportError, MemoryError, NotImplementedError) as error:
         typer.echo(f"infiniop generate: {error}", err=True)
         raise typer.Exit(1) from None
@@ -71,13 +75,14 @@ def _run(
     options: dict[str, Any],
     cache: tuple[CacheKind, int],
     placement: tuple[str, str | None, str | None],
+    ranks: tuple[int, int],
     live: bool,
 ) -> GenerationOutput:
-    from infiniop.lm import AutoLlamaModel, load_tokenizer
+    from infiniop.lm import AutoLlamaModel, DistConfig, load_tokenizer
     from infiniop.lm.text import encode
 
     tokenizer = load_tokenizer(model)
-    loaded = AutoLlamaModel.from_pretrained(model, *placement)
+    loaded = AutoLlamaModel.from_pretrained(model, *placement, DistConfig(tp_size=ranks[0], pp_size=ranks[1]))
     ids = [encode(tokenizer, text) for text in prompts]
     config = _cache_config(*cache, [len(row) + max_new_tokens for row in ids])
     if live:

@@ -12,6 +12,8 @@ import typer
 Model = Annotated[Path, typer.Argument(help="Folder with config.json, safetensors and tokenizer.json.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")]
 Quantize = Annotated[str | None, typer.Option(help="int8 or int4: quantise the weights when loading.")]
+Tp = Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")]
+Pp = Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline parallelism).")]
 Device = Annotated[str, typer.Option(help="Device that computes.")]
 
 
@@ -28,6 +30,8 @@ def serve(
     dtype: Dtype = None,
     quantize: Quantize = None,
     device: Device = "cpu",
+    tp: Tp = 1,
+    pp: Pp = 1,
     kv_memory: Annotated[int | None, typer.Option(min=1, help="MiB for keys and values.")] = None,
     block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the cache.")] = 16,
     max_running: Annotated[int, typer.Option(min=1, help="Sequences in one step.")] = 64,
@@ -47,11 +51,11 @@ def serve(
         from infiniop.lm.server import Limits, create_app
     except ImportError as error:
         raise typer.BadParameter(f"{error}: serving needs pip install 'infiniop[serve]'") from None
-    from infiniop.lm import AutoLlamaModel, PagedKVCacheConfig, ServingEngine, load_tokenizer
+    from infiniop.lm import AutoLlamaModel, DistConfig, PagedKVCacheConfig, ServingEngine, load_tokenizer
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tokenizer = load_tokenizer(model)
-    loaded = AutoLlamaModel.from_pretrained(model, device, dtype, quantize)
+    loaded = AutoLlamaModel.from_pretrained(model, device, dtype, quantize, DistConfig(tp_size=tp, pp_size=pp))
     cache = None if kv_memory is None else PagedKVCacheConfig(kv_memory << 20, block_size)
     engine = ServingEngine(
         loaded, tokenizer, cache, max_running=max_running, max_step_tokens=max_step_tokens, max_waiting=max_waiting
