@@ -57,6 +57,6 @@ class Packer:
 
 def _pack(weight: Tensor, scales: Tensor | None, zeros: Tensor | None, bits: int, group_size: int) -> Tensor:
     options = {"format": FORMATS[f"int{bits}"], "group_size": group_size}
-    size = int(ops.linear_packed_size(weight, **options).to("cpu").numpy())
+    size = int(ops.linear_packed_size(weight, scales, zeros, **options).to("cpu").numpy())
     packed = infiniop.empty((size,), dtype=infiniop.uint8, device=weight.device)
     return ops.linear_pack(weight, scales, zeros, **options, out=packed)

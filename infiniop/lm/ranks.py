@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib.util
 import logging
 import os
 import subprocess
@@ -230,6 +231,8 @@ def spread(
     check_split(config, ranks)
     if ranks.world_size == 1:
         return make(None, *arguments)
+    if importlib.util.find_spec("torch") is None:
+        raise ImportError("a model on several ranks needs torch: pip install 'infiniop[torch]'")
     follow_if_launched(ranks, device)
     leader = Ranks(ranks, device, make, arguments)
     try:

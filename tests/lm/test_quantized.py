@@ -19,7 +19,7 @@ from infiniop.lm.checkpoint import Checkpoint
 from infiniop.lm.quantized import QuantizedCheckpoint, QuantizedWeight
 
 QUANTISED = re.compile(r"model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight")
-BOUND = 1e-4  # of the largest logit, f32: linear's int16 activations
+BOUND = 5e-4  # of the largest logit, f32: linear rounds activations to int16; the worst seen is 2.3e-4
 
 
 def words(nibbles: np.ndarray, bits: int, order=tuple(range(8))) -> np.ndarray:
@@ -230,16 +230,42 @@ def test_other_methods_are_named(quantised, config):
 # ------------------------------------------------------------------------------------------- quantising at load
 
 
-@pytest.mark.parametrize(("quantize", "bound"), [("int8", 0.02), ("int4", 0.25)])
-@pytest.mark.parametrize("architecture", ["llama-gqa", "llama-mqa-tied"])
-def test_quantised_at_load(checkpoint, prompts, quantize, bound, architecture):
-    pair = checkpoint(architecture)
-    rows = prompts(1, 17)
-    expected = logits(AutoLlamaModel.from_pretrained(pair.path, dtype="float32"), rows)
-    model = AutoLlamaModel.from_pretrained(pair.path, dtype="float32", quantize=quantize)
-    found = logits(model, rows)
-    rms = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
-    assert 1e-5 < rms < bound, f"{rms:.2g}"
+def as_packed(weight: np.ndarray, bits: int, group_size: int) -> np.ndarray:
+    """A float weight as `linear_pack` says that it quantises it, in f32."""
+    groups = weight.astype(np.float32).reshape(len(weight), -1, group_size)
+    high, low = groups.max(-1), groups.min(-1)
+    if bits == 8:
+        scales = np.maximum(high, -low) / np.float32(127)
+    else:
+        scales = np.where(-low >= high, low, high) / np.float32(-8)
+    scales = scales.astype(ml_dtypes.bfloat16).astype(np.float32)[..., None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        q = np.where(scales == 0, 0, np.rint(groups / scales))
+    limits = (-127, 127) if bits == 8 else (-8, 7)
+    return (np.clip(q, *limits) * scales).reshape(weight.shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize("architecture", ["llama-gqa", "llama-mqa-tied", "qwen2"])
+def test_quantised_at_load(checkpoint, prompts, tmp_path, quantize, architecture):
+    """The logits are those of the weights that `linear_pack` documents; the tied output is int8 in any case."""
+    source, rows = checkpoint(architecture).path, prompts(1, 17)
+    model = AutoLlamaModel.from_pretrained(source, dtype="float32", quantize=quantize)
+    files, bits = Checkpoint(source), int(quantize.removeprefix("int"))
+    tensors = {name: files.array(name) for name in files}
+    if "lm_head.weight" not in tensors:
+        tensors["lm_head.weight"] = as_packed(tensors["model.embed_tokens.weight"], 8, 32)
+    elif not model.config.tie_word_embeddings:
+        tensors["lm_head.weight"] = as_packed(tensors["lm_head.weight"], bits, 32)
+    for name in tensors:
+        if QUANTISED.fullmatch(name):
+            tensors[name] = as_packed(tensors[name], bits, 32)
+    plain = shutil.copytree(source, tmp_path / "plain")
+    save_file(tensors, plain / "model.safetensors")
+    config = json.loads((plain / "config.json").read_text())
+    (plain / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": False}))
+    expected = AutoLlamaModel.from_pretrained(plain, dtype="float32")
+    assert_close(logits(model, rows), logits(expected, rows), BOUND)
     assert model.state_dict()["model.layers.0.self_attn.q_proj.weight"].ndim == 1
     assert model.state_dict()["model.embed_tokens.weight"].ndim == 2
 

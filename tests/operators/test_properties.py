@@ -92,10 +92,11 @@ class Draws:
                 self.axes[left.id] = int(right)
             elif isinstance(op, ast.Gt | ast.GtE):
                 self.axes[left.id] = max(self.axes[left.id], int(right) + isinstance(op, ast.Gt))
+        elif isinstance(left, ast.Name) and left.id in self.attrs and isinstance(op, ast.In) and self._mostly():
+            self.attrs[left.id] = self.draw(st.sampled_from(right))
 
-        elif isinstance(left, ast.Name) and left.id in self.attrs and isinstance(op, ast.In):
-            if self.draw(st.integers(0, 3)) > 0:
-                self.attrs[left.id] = self.draw(st.sampled_from(right))
+    def _mostly(self) -> bool:
+        return self.draw(st.integers(0, 3)) > 0
 
     def _value(self, node: ast.expr) -> Any:
         known = {**self.attrs, **self.axes, **{name: d.code for name, d in self.dtypes.items()}}
