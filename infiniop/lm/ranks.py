@@ -118,7 +118,8 @@ class Ranks:
             store = dist.TCPStore("127.0.0.1", 0, config.world_size, True, _MEETING, wait_for_workers=False)
             self._processes = [self._start(rank, store.port, device) for rank in range(1, config.world_size)]
         _LIVE.add(self)
-        with self._watching():
+        with self.guarded():
+            self._await(store)
             self.parallel, self._commands = _join(store, 0, config, device)
         self.command("make", make, arguments)
 
@@ -167,27 +168,15 @@ class Ranks:
         how = f"killed by signal {-first[1]}" if first[1] < 0 else f"exit status {first[1]}, its message is above"
         return RankError(f"rank {first[0]} of {self._config.world_size} has died ({how}): the job is over")
 
-    @contextlib.contextmanager
-    def _watching(self) -> Any:
-        """While ranks meet: one that dies before is noticed, although nobody is connected with it yet."""
-        done = threading.Event()
-
-        def watch() -> None:
-            while not done.wait(0.1):
-                if any(p.poll() is not None for p in self._processes):
-                    logger.error("a rank has died while the ranks were starting")
-                    for process in self._processes:
-                        process.kill()
-                    return
-
-        thread = threading.Thread(target=watch, daemon=True)
-        thread.start()
-        try:
-            with self.guarded():
-                yield
-        finally:
-            done.set()
-            thread.join()
+    def _await(self, store: Any) -> None:
+        """Until all ranks are there: one that dies before would be waited for in vain."""
+        end = time.monotonic() + _MEETING.total_seconds()
+        while not store.check([_here(rank) for rank in range(1, self._config.world_size)]):
+            if any(p.poll() is not None for p in self._processes):
+                raise RankError("it did not start")
+            if time.monotonic() > end:
+                raise RankError(f"not all ranks have started within {_MEETING.total_seconds():.0f} seconds")
+            time.sleep(0.02)
 
     def close(self) -> None:
         """Ends the other ranks."""
@@ -195,6 +184,10 @@ class Ranks:
             with contextlib.suppress(RankError):
                 self._commands.broadcast_object(("stop", ()))
             self._end()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_commands"):
+            self.close()
 
     def _end(self) -> None:
         self._closed = True
@@ -257,6 +250,11 @@ def _close_all() -> None:
 # ---------------------------------------------------------------------- the other ranks
 
 
+def _here(rank: int) -> str:
+    """The key that says that a rank has started."""
+    return f"here/{rank}"
+
+
 def _launched() -> bool:
     """Whether torchrun, or something like it, has started all ranks."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1 and "RANK" in os.environ
@@ -268,11 +266,8 @@ def _meeting_point(rank: int, config: DistConfig) -> Any:
 
     if int(os.environ["WORLD_SIZE"]) != config.world_size:
         raise ValueError(f"{os.environ['WORLD_SIZE']} ranks were launched, {config!r} needs {config.world_size}")
-    # torchrun's agent may hold MASTER_PORT itself; then it is the store.
-    external = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    store = dist.TCPStore(host, port, None if external else config.world_size, rank == 0 and not external, _MEETING)
-    return dist.PrefixStore(f"infiniop/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    store, *_ = next(iter(dist.rendezvous("env://", rank, config.world_size, timeout=_MEETING)))
+    return dist.PrefixStore("infiniop", store)
 
 
 def follow_if_launched(config: DistConfig, device: str) -> None:
@@ -284,6 +279,7 @@ def follow_if_launched(config: DistConfig, device: str) -> None:
 def _follow(store: Any, rank: int, config: DistConfig, device: str) -> None:
     status = 1
     try:
+        store.set(_here(rank), "")
         parallel, commands = _join(store, rank, config, device)
         model: Any = None
         while True:
