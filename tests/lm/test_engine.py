@@ -92,11 +92,6 @@ def test_shards():
         get_tensor_parallel_shard(full, 0, 2, 2)
 
 
-def test_several_ranks_are_refused_clearly(checkpoint):
-    with pytest.raises(NotImplementedError, match="one rank is supported"):
-        InferEngine(load_config(checkpoint("llama-gqa").path), DistConfig(tp_size=2))
-
-
 # ---------------------------------------------------------------------- parameters
 
 
