@@ -139,8 +139,13 @@ def _layer_norm(model: Model, phase: Phase, dtype: DType) -> Case:
     out = (_random(shape, dtype), _random(shape, dtype), _random(shape[:1], dtype))
 
     def peer(torch: Any) -> Callable[[], object]:
-        tx, tw, tb = _torch(torch, x, w, b)
-        return lambda: torch.native_layer_norm(tx, (model.hidden,), tw, tb, 1e-5)
+        tx, tw, tb, result = _torch(torch, x, w, b, out[0])
+
+        def call() -> object:
+            standard, _, inverse = torch.native_layer_norm(tx, (model.hidden,), None, None, 1e-5)
+            return torch.addcmul(tb, standard, tw, out=result), standard, inverse.reciprocal()
+
+        return call
 
     return Case(lambda: ops.layer_norm(x, w, b, eps=1e-5, out=out), peer, _bytes(x, w, b, *out))
 

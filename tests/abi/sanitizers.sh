@@ -28,9 +28,9 @@ export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:allocator_may_return_n
 export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:allocator_may_return_null=1
 "$bin/python" -m pytest -q -p no:cacheprovider tests/abi/test_{abi,cpp,registry,cpu_threads}.py "$@"
 
-# The fuzzer and the samples of every operator, in a Python that loads the instrumented libraries.
+# The fuzzer, the samples of every operator and long rows, in a Python that loads the instrumented libraries.
 if [ "$sanitizer" = address ]; then
     export INFINIOP_ROOT=$prefix INFINIOP_FFI=abi LD_PRELOAD=$(g++ -print-file-name=libasan.so)
     export ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1
-    "$bin/python" -m pytest -q -s -p no:cacheprovider tests/abi/test_fuzz.py tests/operators/test_samples.py -k "not reference"
+    "$bin/python" -m pytest -q -s -p no:cacheprovider tests/abi/test_fuzz.py tests/operators/test_{samples,selection}.py -k "not reference"
 fi
