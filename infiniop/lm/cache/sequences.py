@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -53,6 +53,9 @@ class SequenceTable:
 
     def __contains__(self, seq_id: object) -> bool:
         return seq_id in self._sequences
+
+    def __iter__(self) -> Iterator[Hashable]:
+        return iter(self._sequences)
 
     def add(self, seq_id: Hashable, tokens: Sequence[int] = ()) -> int:
         """A new sequence. It begins with the blocks that hold a beginning of `tokens`, never all of them; returns how
@@ -156,21 +159,40 @@ class SequenceTable:
     def append(self, seq_id: Hashable, count: int) -> np.ndarray:
         """Makes room for `count` more tokens and returns their slots, i64 `[count]`; all, or `CacheFullError` and
         none."""
+        start = self._get(seq_id).length
+        self.own(seq_id, start, start + count)
+        self._get(seq_id).length = start + count
+        return self.slots(seq_id, start, start + count)
+
+    def reserve(self, seq_id: Hashable, length: int) -> None:
+        """Takes the blocks of `length` tokens now; all, or `CacheFullError` and none."""
         sequence = self._get(seq_id)
-        shared = self._shared_rows(sequence, count)
-        missing = self._missing_blocks(seq_id, count)
-        taken = self.allocator.allocate_many(len(shared) + missing)
+        sequence.blocks += self.allocator.allocate_many(max(self.blocks_for(length) - len(sequence.blocks), 0))
+
+    def own(self, seq_id: Hashable, start: int, end: int) -> None:
+        """Gives a sequence blocks of its own for the tokens from `start` to `end`; all, or `CacheFullError` and
+        none."""
+        sequence = self._get(seq_id)
+        shared = self._shared_rows(sequence, start, end)
+        taken = self.allocator.allocate_many(len(shared) + self._missing_blocks(seq_id, end - sequence.length))
         for row, block in zip(shared, taken, strict=False):
             self._copies.append((sequence.blocks[row], block))
             self.allocator.free(sequence.blocks[row])
             sequence.blocks[row] = block
         sequence.blocks += taken[len(shared) :]
-        length = sequence.length + count
-        rows = np.arange(sequence.length, length, dtype=np.int64)
+
+    def grow(self, seq_id: Hashable, length: int) -> None:
+        """Says that the sequence has this many tokens, if it has fewer; their blocks are its own already."""
+        sequence = self._get(seq_id)
+        sequence.length = max(sequence.length, length)
+
+    def slots(self, seq_id: Hashable, start: int, end: int) -> np.ndarray:
+        """Where the tokens from `start` to `end` lie, i64 `[end - start]`."""
+        rows = np.arange(start, end, dtype=np.int64)
         if self.window is not None:
             rows %= self.window
-        sequence.length = length
-        return np.asarray(sequence.blocks, np.int64)[rows // self.block_size] * self.block_size + rows % self.block_size
+        blocks = np.asarray(self._get(seq_id).blocks, np.int64)
+        return blocks[rows // self.block_size] * self.block_size + rows % self.block_size
 
     def append_one(self, seq_id: Hashable) -> int:
         """`append` of one token; its slot."""
@@ -195,15 +217,17 @@ class SequenceTable:
 
     def blocks_needed(self, seq_id: Hashable, count: int) -> int:
         """Free blocks that appending `count` tokens takes."""
-        return self._missing_blocks(seq_id, count) + len(self._shared_rows(self._get(seq_id), count))
+        sequence = self._get(seq_id)
+        shared = self._shared_rows(sequence, sequence.length, sequence.length + count)
+        return self._missing_blocks(seq_id, count) + len(shared)
 
-    def _shared_rows(self, sequence: _Sequence, count: int) -> list[int]:
-        """Which of a sequence's blocks the next `count` tokens write to although others hold them as well."""
-        if count < 1:
+    def _shared_rows(self, sequence: _Sequence, start: int, end: int) -> list[int]:
+        """Which of a sequence's blocks the tokens from `start` to `end` lie in although others hold them as well."""
+        if end <= start:
             return []
-        first, last = sequence.length // self.block_size, (sequence.length + count - 1) // self.block_size
+        first, last = start // self.block_size, (end - 1) // self.block_size
         if self.window is not None:  # a ring: only single tokens wrap around
-            rows = {(t % self.window) // self.block_size for t in (sequence.length, sequence.length + count - 1)}
+            rows = {(t % self.window) // self.block_size for t in (start, end - 1)}
             first, last = min(rows), max(rows)
         written = range(first, min(last + 1, len(sequence.blocks)))
         return [row for row in written if self.allocator.reference_count(sequence.blocks[row]) > 1]
