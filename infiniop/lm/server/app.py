@@ -7,8 +7,8 @@ import hmac
 import importlib.resources
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -45,6 +45,19 @@ class _Refused(Exception):
 
     def __init__(self, status: int, message: str, kind: str = "invalid_request_error", param: str | None = None):
         self.status, self.message, self.kind, self.param = status, message, kind, param
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """What a request cannot have, and what the engine has to say, as the client sees it."""
+    try:
+        yield
+    except QueueFullError as error:
+        raise _Refused(429, str(error), "rate_limit_error") from None
+    except EngineFailure as error:
+        raise _Refused(503, str(error), "server_error") from None
+    except ValueError as error:
+        raise _Refused(400, str(error)) from None
 
 
 def create_app(engine: ServingEngine, name: str, path: str | PathLike[str], limits: Limits | None = None) -> FastAPI:
@@ -176,7 +189,8 @@ class _Service:
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         self._check_model(body.model)
         prompts = self._prompts(body.prompt)
-        params = body.params(self._defaults(), body.max_tokens or 16, body.logprobs)
+        with _refusing():
+            params = body.params(self._defaults(), body.max_tokens or 16, body.logprobs)
         answer = CompletionAnswer(self._identity("cmpl"), self.tokenizer, prompts, params)
         return await self._serve(answer, body, request)
 
@@ -185,7 +199,8 @@ class _Service:
         prompt = self._chat_prompt([message.plain() for message in body.messages])
         most = body.max_completion_tokens or body.max_tokens or self.engine.room(len(prompt))
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
-        params = body.params(self._defaults(), most, logprobs)
+        with _refusing():
+            params = body.params(self._defaults(), most, logprobs)
         answer = ChatAnswer(self._identity("chatcmpl"), self.tokenizer, [prompt], params)
         return await self._serve(answer, body, request)
 
@@ -225,15 +240,9 @@ class _Service:
             raise
 
     async def _submit(self, ticket: Ticket, answer: Answer) -> None:
-        try:
+        with _refusing():
             for number, prompt in enumerate(answer.prompts):
                 await ticket.submit(answer.request_id(number), prompt, answer.params)
-        except QueueFullError as error:
-            raise _Refused(429, str(error), "rate_limit_error") from None
-        except EngineFailure as error:
-            raise _Refused(503, str(error), "server_error") from None
-        except ValueError as error:
-            raise _Refused(400, str(error)) from None
 
     async def _whole(self, ticket: Ticket, answer: Answer, request: Request) -> Response:
         """The whole answer, unless the client leaves before."""
@@ -242,9 +251,8 @@ class _Service:
             while not (await asyncio.wait({work}, timeout=_POLL_SECONDS))[0]:
                 if await request.is_disconnected():
                     raise _Refused(499, "the client has left")
-            return JSONResponse(work.result())
-        except EngineFailure as error:
-            raise _Refused(503, str(error), "server_error") from None
+            with _refusing():
+                return JSONResponse(work.result())
         finally:
             work.cancel()
 
