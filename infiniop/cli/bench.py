@@ -120,22 +120,19 @@ def bench_busy(
 
 
 def bench_overhead(as_json: Json = False) -> None:
-    """What a call costs beyond its kernel: C dispatch, Python through each door, descriptor creation."""
+    """What a call costs beyond its kernel: from C and C++, from Python through each door, descriptor creation."""
     from rich.console import Console
     from rich.table import Table
 
     from infiniop.bench import overhead
 
-    doors = overhead.run()
-    dispatch = overhead.c_dispatch()
+    doors, native = overhead.run(), overhead.native()
     if as_json:
-        typer.echo(json.dumps({"python_ns": doors, "c_ns": dispatch}))
+        typer.echo(json.dumps({"python_ns": doors, "native_ns": native}))
         return
     table = Table("call", "ns")
-    if dispatch:
-        table.add_row("C: empty kernel called directly", f"{dispatch[0]:.1f}")
-        table.add_row("C: the same through infiniopAdd", f"{dispatch[1]:.1f}")
-        table.add_row("C: the same in a replay", f"{dispatch[2]:.1f}")
+    for name, nanoseconds in (native or {}).items():
+        table.add_row(name, f"{nanoseconds:.1f}")
     for name, nanoseconds in doors.items():
         table.add_row(f"Python: {name}", f"{nanoseconds:.0f}")
     Console().print(table)

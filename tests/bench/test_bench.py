@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from infiniop.bench import operators, timing
+from infiniop.bench import operators, overhead, timing
 from infiniop.bench.cases import CASES
 from infiniop.bench.shapes import Model, Phase
 from infiniop.cli import main
@@ -67,3 +67,19 @@ def test_a_slow_peer_is_left_out_at_larger_shapes(monkeypatch):
 def test_summary_caps_ratios_at_four():
     row = operators.Row("op", "float32", "1B", "decode", 1.0, 100.0, 100.0, 1.0, "memory")
     assert operators.summary([row])["float32 geometric mean"] == pytest.approx(4.0)
+
+
+def test_overhead_shows_every_door_beside_its_peer(capsys, monkeypatch):
+    monkeypatch.setattr(
+        overhead.timing, "medians", lambda calls, seconds: {name: _timed(call) for name, call in calls.items()}
+    )
+    assert main(["bench", "overhead", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert {"infiniop.Tensor, out=", "NumPy, out=", "numpy.add itself, out="} <= set(report["python_ns"])
+    kernel, c, replay, *cpp = report["native_ns"].values()
+    assert kernel > 0 and c > 0 and replay > 0 and len(cpp) == 4 and all(cpp)
+
+
+def _timed(call):
+    call()
+    return 1e-6
