@@ -39,7 +39,7 @@ def committed_files(root: Path, bump: Sequence[str] = ()) -> dict[Path, str]:
     files = {root / "registry.yaml": registry.text()}
     files |= {root / "include" / name: text for name, text in headers.generate(operators, abi).items()}
     files |= {root / "include" / name: text for name, text in cpp.generate(operators, abi).items()}
-    files |= {root / "docs" / name: text for name, text in docs.generate(operators, registry, root).items()}
+    files |= {root / "docs" / name: text for name, text in docs.generate(operators, registry, abi, root).items()}
     return files
 
 
