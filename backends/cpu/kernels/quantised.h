@@ -83,26 +83,29 @@ using small_t = int8_t; // what 8-bit activations are kept in
 using small_t = int16_t;
 #endif
 
-// A row of x: per block a scale and the sum of its integers, then the integers. i16 in the order 0 2 1 3 of every four,
-// for products of pairs; i8 as they come.
+// A row of x: per block a scale, its integers' sum times -offset (0 where the weight has zeros) and times the scale,
+// then the integers: i16 in the order 0 2 1 3 of every four, for products of pairs; i8 as they come.
 class RoundedRow {
 public:
     RoundedRow(const QuantisedWeight &w, char *memory) : memory_(memory), blocks_(w.blocks()) {}
 
     static size_t bytes(const QuantisedWeight &w) {
-        return w.blocks() * (sizeof(float) + sizeof(int32_t)) + w.groups * w.padded_group() * sizeof(int16_t);
+        return w.blocks() * block_bytes + w.groups * w.padded_group() * sizeof(int16_t);
     }
     // For `rows` rows of k elements: enough for a row of any weight, and for all rows of one with groups of 16 or more.
     static size_t workspace(size_t rows, size_t k) {
-        const size_t any = k * (8 + unit * sizeof(int16_t)) + 64;
+        const size_t any = k * (block_bytes + unit * sizeof(int16_t)) + 64;
         return std::max(any, rows * (k * 3 + 64));
     }
 
     float *scales() const { return reinterpret_cast<float *>(memory_); }
-    int32_t *sums() const { return reinterpret_cast<int32_t *>(memory_) + blocks_; }
-    template <class I> I *integers() const { return reinterpret_cast<I *>(memory_ + blocks_ * 8); }
+    float *sums() const { return scales() + blocks_; }
+    int32_t *corrections() const { return reinterpret_cast<int32_t *>(memory_) + 2 * blocks_; }
+    template <class I> I *integers() const { return reinterpret_cast<I *>(memory_ + blocks_ * block_bytes); }
 
 private:
+    static constexpr size_t block_bytes = 12;
+
     char *memory_;
     size_t blocks_;
 };
@@ -130,9 +133,10 @@ inline void store_rounded(int8_t *dst, vi a, vi b) {
     std::memcpy(dst + width, &high, sizeof(high));
 }
 
-// Rounds `count` values (a multiple of the unit) to -most … most; the memory behind them is readable and 0 up to
-// max_block. A block with an infinity or NaN has scale NaN, one that is all but 0 has scale 0.
-template <class I> void round_block(const float *values, size_t count, float most, float *scale, int32_t *sum, I *out) {
+// Rounds `count` values (a multiple of the unit) to -most … most and returns the sum of the integers; the memory behind
+// the values is 0 up to a multiple of two vectors. A block with an infinity or NaN has scale NaN, one that is all but 0
+// has scale 0.
+template <class I> int32_t round_block(const float *values, size_t count, float most, float *scale, I *out) {
     vi largest = {};
     for (size_t i = 0; i < count; i += width) {
         const vi magnitude = bit_cast<vi>(load(values + i)) & 0x7fffffff;
@@ -141,10 +145,9 @@ template <class I> void round_block(const float *values, size_t count, float mos
     const int32_t bits = max_lane(largest);
     const float peak = bit_cast<float>(bits);
     if (bits >= 0x7f800000 || peak < 1e-30f) {
-        *scale = peak < 1e-30f ? 0.0f : __builtin_nanf("");
-        *sum = 0;
+        *scale = bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
         std::fill_n(out, count, I{0});
-        return;
+        return 0;
     }
     *scale = peak / most;
     const vf steps = splat<vf>(most / peak), shift = splat<vf>(12582912.0f); // 1.5 * 2^23: the addition rounds
@@ -158,8 +161,8 @@ template <class I> void round_block(const float *values, size_t count, float mos
         }
         store_rounded(rounded + i, q[0], q[1]);
     }
-    *sum = cpu::sum(total);
     std::memcpy(out, rounded, count * sizeof(I));
+    return cpu::sum(total);
 }
 } // namespace detail
 
@@ -175,7 +178,9 @@ template <class I, class E> void round_row(const QuantisedWeight &w, const Round
             for_vectors<width>(
                 count, [&](size_t i, auto part) { store(values + i, load(x + group * w.group + at + i, part)); });
             std::fill(values + count, values + round_up(count, 2 * width), 0.0f);
-            detail::round_block(values, kept, most, row.scales() + block, row.sums() + block, out);
+            const int32_t sum = detail::round_block(values, kept, most, row.scales() + block, out);
+            row.sums()[block] = float(sum) * row.scales()[block];
+            row.corrections()[block] = w.zeros ? 0 : -w.offset * sum;
             out += kept;
         }
     }
@@ -209,93 +214,146 @@ template <class I> vi splat_at(const I *x) {
     return splat<vi>(bits);
 }
 
-// acc[j] + the four codes in every lane times four neighbours of row j of x.
-template <size_t X, size_t G> void add_codes(vi (&acc)[X][G], size_t g, vu codes, const int16_t *x, size_t row) {
-    const vi even = (vi)(codes & 0xff00ffu), odd = (vi)((codes >> 8) & 0xff00ffu);
+// Every other code of a unit as i16, the operand of add_pairs: p = 0 even bytes of the first half, 1 odd ones, 2 and 3
+// of the second half. bits: the halves, of int4 both in the first.
+template <bool int4, size_t p> vi code_pairs(const vu (&bits)[2]) {
+    typedef uint16_t Words __attribute__((vector_size(vector_bytes)));
+    const Words words = (Words)bits[int4 ? 0 : p / 2];
+    constexpr int shift = p % 2 * 8 + (int4 && p > 1 ? 4 : 0);
+    constexpr uint16_t mask = int4 ? 15 : 255;
+    return (vi)(shift + (int4 ? 4 : 8) == 16 ? (Words)(words >> shift) : (Words)((words >> shift) & mask));
+}
+
+// The codes of half a unit as u8.
+template <bool int4, size_t half> vu code_bytes(const vu (&bits)[2]) {
+    return int4 ? (vu)((bits[0] >> (4 * half)) & 0x0f0f0f0fu) : bits[half];
+}
+
+// acc[s][j][g] += products of a unit; x: integers of the first row at the unit, rows `row` apart. More than one set of
+// accumulators hides latency.
+template <bool int4, size_t S, size_t X, size_t G>
+void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int16_t *x, size_t row) {
+    const auto piece = [&](auto index) {
+        constexpr size_t p = decltype(index)::value;
+        vi pairs[G];
+#pragma GCC unroll 8
+        for (size_t g = 0; g < G; g++) {
+            pairs[g] = code_pairs<int4, p>(bits[g]);
+        }
 #pragma GCC unroll 16
-    for (size_t j = 0; j < X; j++) {
-        acc[j][g] = add_pairs(acc[j][g], even, splat_at(x + j * row));
-        acc[j][g] = add_pairs(acc[j][g], odd, splat_at(x + j * row + 2));
-    }
+        for (size_t j = 0; j < X; j++) {
+            const vi xs = splat_at(x + j * row + 2 * p);
+#pragma GCC unroll 8
+            for (size_t g = 0; g < G; g++) {
+                acc[p % S][j][g] = add_pairs(acc[p % S][j][g], pairs[g], xs);
+            }
+        }
+    };
+    piece(Count<0>{});
+    piece(Count<1>{});
+    piece(Count<2>{});
+    piece(Count<3>{});
 }
 #if defined(__AVX512VNNI__)
-template <size_t X, size_t G> void add_codes(vi (&acc)[X][G], size_t g, vu codes, const int8_t *x, size_t row) {
+template <bool int4, size_t S, size_t X, size_t G>
+void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int8_t *x, size_t row) {
+    const auto piece = [&](auto index) {
+        constexpr size_t half = decltype(index)::value;
+        vu codes[G];
+#pragma GCC unroll 8
+        for (size_t g = 0; g < G; g++) {
+            codes[g] = code_bytes<int4, half>(bits[g]);
+        }
 #pragma GCC unroll 16
-    for (size_t j = 0; j < X; j++) {
-        acc[j][g] = (vi)_mm512_dpbusd_epi32((__m512i)acc[j][g], (__m512i)codes, (__m512i)splat_at(x + j * row));
-    }
+        for (size_t j = 0; j < X; j++) {
+            const vi xs = splat_at(x + j * row + 4 * half);
+#pragma GCC unroll 8
+            for (size_t g = 0; g < G; g++) {
+                vi &sum = acc[half % S][j][g];
+                sum = (vi)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)codes[g], (__m512i)xs);
+            }
+        }
+    };
+    piece(Count<0>{});
+    piece(Count<1>{});
 }
 #endif
 
-// acc[j][g] += products of `units` units. x: integers of the first row at the units, rows `row` apart.
-template <bool int4, class I, size_t X, size_t G>
-void add_units(vi (&acc)[X][G], const char *codes, const I *x, size_t row, size_t units) {
-    constexpr size_t half = panel_rows * 4;
-    for (size_t u = 0; u < units; u++, x += unit, codes += int4 ? half : 2 * half) {
-#pragma GCC unroll 8
-        for (size_t g = 0; g < G; g++) {
-            vu low, high;
-            std::memcpy(&low, codes + g * vector_bytes, sizeof(low));
-            if constexpr (int4) {
-                high = (low >> 4) & 0x0f0f0f0fu;
-                low = low & 0x0f0f0f0fu;
-            } else {
-                std::memcpy(&high, codes + half + g * vector_bytes, sizeof(high));
-            }
-            add_codes(acc, g, low, x, row);
-            add_codes(acc, g, high, x + 4, row);
-        }
-    }
+// The scales of `width` rows of a group.
+inline vf load_scales(const QuantisedWeight &w, const char *group, size_t row) {
+    const char *p = group + row * element_size(w.scales);
+    return w.scales == INFINI_DTYPE_F16    ? load(reinterpret_cast<const f16 *>(p))
+           : w.scales == INFINI_DTYPE_BF16 ? load(reinterpret_cast<const bf16 *>(p))
+                                           : load(reinterpret_cast<const float *>(p));
 }
 
-// Scales, and scales times zeros (as codes), of `width` rows of a group.
-inline void load_scales(const QuantisedWeight &w, const char *group, size_t row, vf &scale, vf &shift) {
-    const char *p = group + row * element_size(w.scales);
-    scale = w.scales == INFINI_DTYPE_F16    ? load(reinterpret_cast<const f16 *>(p))
-            : w.scales == INFINI_DTYPE_BF16 ? load(reinterpret_cast<const bf16 *>(p))
-                                            : load(reinterpret_cast<const float *>(p));
-    vi zero = splat<vi>(w.offset);
-    if (w.zeros) {
-        vh bits;
-        std::memcpy(&bits, group + w.scale_bytes() + row * sizeof(int16_t), sizeof(bits));
-        zero = (vi)(extend(bits) << 16) >> 16;
-    }
-    shift = __builtin_convertvector(zero, vf) * scale;
+// Their zeros, as codes.
+inline vf load_zeros(const QuantisedWeight &w, const char *group, size_t row) {
+    vh bits;
+    std::memcpy(&bits, group + w.scale_bytes() + row * sizeof(int16_t), sizeof(bits));
+    return __builtin_convertvector((vi)(extend(bits) << 16) >> 16, vf);
 }
 
 // out[X][panel_rows] of X rounded rows, one after another; vectors first … first + G of the panel.
 template <bool int4, class I, size_t X, size_t G>
 void multiply_quantised(const QuantisedWeight &w, const char *panel, char *rows, size_t first, float *out) {
+    constexpr size_t S = X * G <= 4 ? 2 : 1, half = panel_rows * 4;
     const size_t row_bytes = RoundedRow::bytes(w);
     const I *x = RoundedRow(w, rows).integers<I>();
     vf sums[X][G];
     clear(sums);
     size_t block = 0;
     for (size_t group = 0; group < w.groups; group++) {
-        vf scale[G], shift[G];
+        const char *codes = panel + w.prefix_bytes() + first * vector_bytes;
+        vf scale[G];
         for (size_t g = 0; g < G; g++) {
-            load_scales(w, panel, (first + g) * width, scale[g], shift[g]);
+            scale[g] = load_scales(w, panel, (first + g) * width);
         }
-        panel += w.prefix_bytes();
         for (size_t left = w.padded_group(); left > 0; block++) {
             const size_t count = std::min(left, max_block);
-            vi acc[X][G];
+            vi acc[S][X][G];
             clear(acc);
-            add_units<int4>(acc, panel + first * vector_bytes, x, row_bytes / sizeof(I), count / unit);
 #pragma GCC unroll 16
             for (size_t j = 0; j < X; j++) {
-                const RoundedRow row(w, rows + j * row_bytes);
-                const float step = row.scales()[block];
-                const vf steps = splat<vf>(step), moved = splat<vf>(step * float(row.sums()[block]));
 #pragma GCC unroll 8
                 for (size_t g = 0; g < G; g++) {
-                    sums[j][g] += __builtin_convertvector(acc[j][g], vf) * (scale[g] * steps) - shift[g] * moved;
+                    acc[0][j][g] = splat<vi>(RoundedRow(w, rows + j * row_bytes).corrections()[block]);
+                }
+            }
+            for (size_t i = 0; i < count; i += unit, codes += w.unit_bytes()) {
+                vu bits[G][2];
+#pragma GCC unroll 8
+                for (size_t g = 0; g < G; g++) {
+                    std::memcpy(&bits[g][0], codes + g * vector_bytes, vector_bytes);
+                    if (!int4) {
+                        std::memcpy(&bits[g][1], codes + half + g * vector_bytes, vector_bytes);
+                    }
+                }
+                add_unit<int4>(acc, bits, x + i, row_bytes / sizeof(I));
+            }
+#pragma GCC unroll 16
+            for (size_t j = 0; j < X; j++) {
+                const vf step = splat<vf>(RoundedRow(w, rows + j * row_bytes).scales()[block]);
+#pragma GCC unroll 8
+                for (size_t g = 0; g < G; g++) {
+                    const vi total = S == 2 ? acc[0][j][g] + acc[S - 1][j][g] : acc[0][j][g];
+                    sums[j][g] += __builtin_convertvector(total, vf) * step * scale[g];
+                }
+            }
+            if (w.zeros) {
+#pragma GCC unroll 8
+                for (size_t g = 0; g < G; g++) {
+                    const vf shift = load_zeros(w, panel, (first + g) * width) * scale[g];
+#pragma GCC unroll 16
+                    for (size_t j = 0; j < X; j++) {
+                        sums[j][g] -= shift * splat<vf>(RoundedRow(w, rows + j * row_bytes).sums()[block]);
+                    }
                 }
             }
             x += count;
             left -= count;
-            panel += count / unit * w.unit_bytes();
         }
+        panel += w.group_bytes();
     }
 #pragma GCC unroll 16
     for (size_t j = 0; j < X; j++) {
