@@ -65,6 +65,12 @@ def generation(model: GenerationMixin) -> Engine:
 
 def transformers(path: Path, dtype: str) -> Engine | None:
     """Hugging Face's engine on the same folder; None where it is not installed."""
+    model = transformers_model(path, dtype)
+    return None if model is None else greedy(model)
+
+
+def transformers_model(path: Path, dtype: str) -> Any:
+    """The model of a folder; None where transformers is not installed."""
     try:
         import torch
         from transformers import AutoModelForCausalLM
@@ -73,7 +79,12 @@ def transformers(path: Path, dtype: str) -> Engine | None:
         return None
     torch.set_num_threads(thread_count())
     logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+    return AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, dtype)).eval()
+
+
+def greedy(model: Any) -> Engine:
+    """A model of transformers, with a dynamic cache."""
+    import torch
 
     @torch.inference_mode()
     def run(ids: list[int], tokens: int) -> Timing:

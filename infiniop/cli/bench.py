@@ -1,4 +1,4 @@
-"""`infiniop bench`: ops, llm, busy and overhead, each as ratios against a peer and a limit of the same run."""
+"""`infiniop bench`: ops, llm, busy, overhead and torch, each as ratios against a peer and a limit of the same run."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ def register(app: typer.Typer) -> None:
     bench.command("llm")(bench_llm)
     bench.command("busy")(bench_busy)
     bench.command("overhead")(bench_overhead)
+    bench.command("torch")(bench_torch)
     app.add_typer(bench, name="bench")
 
 
@@ -117,6 +118,33 @@ def bench_busy(
         )
     for name in result.absent:
         typer.echo(f"{name}: not installed")
+
+
+def bench_torch(
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
+    tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 16,
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the 1B shape's 16.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="How often the two take turns.")] = 3,
+    as_json: Json = False,
+) -> None:
+    """What a call through torch's dispatcher costs; a transformers Llama before and after infiniop.torch.accelerate."""
+    from infiniop.bench import torch_door
+
+    calls = torch_door.calls()
+    rows = torch_door.llama(dtype, prompt, tokens, layers, rounds)
+    if as_json:
+        typer.echo(json.dumps({"ns": calls, "rows": [{**asdict(row), "ratio": row.ratio} for row in rows]}))
+        return
+    for name, nanoseconds in calls.items():
+        typer.echo(f"{name:30}{nanoseconds:8.0f} ns")
+    for row in rows:
+        typer.echo(
+            f"{row.phase:8} {dtype}: transformers {row.transformers:8.2f} tokens/s, accelerated {row.ours:8.2f}, "
+            f"{row.ratio:.2f}x"
+        )
+    if not rows:
+        typer.echo("transformers: not installed")
 
 
 def bench_overhead(as_json: Json = False) -> None:

@@ -83,3 +83,11 @@ def test_overhead_shows_every_door_beside_its_peer(capsys, monkeypatch):
 def _timed(call):
     call()
     return 1e-6
+
+
+def test_a_llama_of_transformers_before_and_after():
+    pytest.importorskip("transformers")
+    from infiniop.bench import torch_door
+
+    rows = torch_door.llama("float32", prompt=6, tokens=3, layers=1, rounds=1, model=SMALL)
+    assert [row.phase for row in rows] == ["prefill", "decode"] and all(row.ratio > 0 for row in rows)
