@@ -32,8 +32,11 @@ def test_schemas():
     assert str(infini.paged_caching.default._schema) == (
         "infiniop::paged_caching(Tensor(a!) k_cache, Tensor(b!) v_cache, Tensor k, Tensor v, Tensor slot_mapping) -> ()"
     )
-    assert str(infini.linear.out._schema) == (
-        "infiniop::linear.out(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> ()"
+    assert str(infini.embedding.out._schema) == (
+        "infiniop::embedding.out(Tensor input, Tensor weight, *, Tensor(a!) out) -> ()"
+    )
+    assert str(infini.layer_norm.default._schema).startswith(
+        "infiniop::layer_norm(Tensor input, Tensor weight, Tensor? bias=None"
     )
     assert infini.rope.default._schema.arguments[-1].default_value == "GPT_NEOX"
 
