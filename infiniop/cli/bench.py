@@ -18,6 +18,7 @@ def register(app: typer.Typer) -> None:
     bench.command("busy")(bench_busy)
     bench.command("overhead")(bench_overhead)
     bench.command("torch")(bench_torch)
+    bench.command("serving")(bench_serving)
     app.add_typer(bench, name="bench")
 
 
@@ -145,6 +146,37 @@ def bench_torch(
         )
     if not rows:
         typer.echo("transformers: not installed")
+
+
+def bench_serving(
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
+    layers: Annotated[int, typer.Option(min=1, help="Layers of the 1.24 B shape.")] = 2,
+    requests: Annotated[int, typer.Option(min=1, help="Requests at once.")] = 32,
+    as_json: Json = False,
+) -> None:
+    """Many requests at once against one after the other and transformers; what the paged cache costs and saves."""
+    from infiniop.bench import serving
+
+    r = serving.run(dtype, layers, requests)
+    if as_json:
+        typer.echo(json.dumps(asdict(r)))
+        return
+    lines = [
+        f"{requests} requests of mixed lengths, {layers} layers, {dtype}: {r.together:.1f} tokens/s together, "
+        f"{r.one_by_one:.1f} one by one ({r.together / r.one_by_one:.2f} x), {_figure(r.peer, '.1f')} {r.peer_kind}",
+        f"slots wasted at lengths 256 to 2048, block size 16: {r.wasted:.2%}; preemptions: {r.preemptions}",
+        f"first token of 1003 tokens: {r.ttft_cold_ms:.0f} ms; of which 1000 are known: {r.ttft_prefix_ms:.1f} ms "
+        f"({r.ttft_prefix_ms / r.ttft_cold_ms:.1%})",
+        f"decode steps of 8 sequences: {r.paged_steps:.2f} /s paged, {r.static_steps:.2f} /s static "
+        f"({r.static_steps / r.paged_steps - 1:+.1%} cost)",
+        f"64 blocks of 16 tokens take {r.pool_bytes} bytes; a sequence of 64 tokens uses {r.used_bytes} "
+        f"({1 - r.used_bytes / r.pool_bytes:.2%} unused)",
+    ]
+    typer.echo("\n".join(lines))
+
+
+def _figure(value: float | None, form: str) -> str:
+    return "no" if value is None else format(value, form)
 
 
 def bench_overhead(as_json: Json = False) -> None:
