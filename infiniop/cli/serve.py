@@ -17,6 +17,9 @@ Pp = Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline paralle
 Device = Annotated[str, typer.Option(help="Device that computes.")]
 
 
+_KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that none is closed as it is used again
+
+
 def register(app: typer.Typer) -> None:
     app.command("serve")(serve)
     app.command("chat")(chat)
@@ -61,7 +64,8 @@ def serve(
         loaded, tokenizer, cache, max_running=max_running, max_step_tokens=max_step_tokens, max_waiting=max_waiting
     )
     app = create_app(engine, name or model.resolve().name, model, Limits(max_body << 10, api_key=api_key))
-    uvicorn.run(app, host=host, port=port, log_level=os.environ.get("INFINIOP_LOG_LEVEL", "info").lower())
+    level = os.environ.get("INFINIOP_LOG_LEVEL", "info").lower()
+    uvicorn.run(app, host=host, port=port, log_level=level, timeout_keep_alive=_KEEP_ALIVE_SECONDS)
 
 
 def chat(

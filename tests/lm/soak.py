@@ -34,11 +34,15 @@ class Soak:
     def __init__(self, url: str, seed: int):
         self.url, self.random = url, random.Random(seed)
         self.answers: Counter[str] = Counter()
+        self.failures: list[str] = []
         self.client = httpx.AsyncClient(base_url=url, timeout=120, limits=httpx.Limits(max_connections=200))
 
     async def one(self) -> None:
         kind = self.random.choices(["whole", "stream", "leave", "malformed", "chat"], [4, 4, 3, 2, 2])[0]
-        self.answers[f"{kind} {await getattr(self, kind)()}"] += 1
+        try:
+            self.answers[f"{kind} {await getattr(self, kind)()}"] += 1
+        except Exception as error:
+            self.failures.append(f"{kind}: {type(error).__name__}: {error}")
 
     def body(self, **more: object) -> dict:
         r = self.random
@@ -127,6 +131,7 @@ async def run(url: str, pid: int, minutes: float, seed: int) -> None:
     metrics = (await soak.client.get("/metrics")).text
     for name in ("infiniop_preemptions_total", "infiniop_prefix_hit_tokens_total", "infiniop_generated_tokens_total"):
         print(next(line for line in metrics.splitlines() if line.startswith(name)))
+    assert not soak.failures, f"{len(soak.failures)} failures, the first: {soak.failures[:3]}"
     assert memory[-1] <= 1.02 * warm, f"resident memory grew from {warm:.1f} to {memory[-1]:.1f} MiB"
     assert all(soak.answers[kind] for kind in ("whole 200", "whole 429", "malformed 400", "leave left")), "no such load"
 

@@ -28,6 +28,7 @@ from .metrics import Metrics
 from .protocol import ChatRequest, CompletionRequest
 from .worker import EngineFailure, Ticket, Worker
 
+_HEADERS = {429: {"Retry-After": "1"}, 413: {"Connection": "close"}}  # the rest of a long body is not read
 _POLL_SECONDS = 0.25  # how often an unanswered request looks whether its client is still there
 
 
@@ -93,7 +94,7 @@ def _page() -> str:
 
 def _error(status: int, message: str, kind: str = "invalid_request_error", param: str | None = None) -> JSONResponse:
     body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
-    return JSONResponse(body, status, {"Retry-After": "1"} if status == 429 else None)
+    return JSONResponse(body, status, _HEADERS.get(status))
 
 
 def _first_problem(error: RequestValidationError) -> tuple[str, str, str | None]:
