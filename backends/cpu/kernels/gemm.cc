@@ -125,6 +125,10 @@ struct Gemm {
                         b.column, b.row, columns, count);
                     return Panel<P>{dst};
                 },
+                [&](size_t g, size_t column, size_t columns, size_t i, size_t count) {
+                    return Rows{pb + ptrdiff_t(g) * b.batch + ptrdiff_t(column) * b.column + ptrdiff_t(i) * b.row,
+                                columns, count * sizeof(E), b.column * ptrdiff_t(sizeof(E))};
+                },
                 store);
             return;
         }

@@ -171,6 +171,14 @@ struct State {
                                          count);
                 return Panel<P>{dst};
             },
+            [&](size_t, size_t column, size_t columns, size_t i, size_t count) {
+                if (packed) {
+                    const E *panel = weight + column / panel_rows * size + i * panel_rows;
+                    return Rows{panel, 1, count * panel_rows * sizeof(E), 0};
+                }
+                return Rows{weight + ptrdiff_t(column) * weight_row + i, columns, count * sizeof(E),
+                            weight_row * ptrdiff_t(sizeof(E))};
+            },
             store);
     }
 

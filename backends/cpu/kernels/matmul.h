@@ -8,6 +8,41 @@
 
 namespace infiniop::cpu {
 
+// Memory that a panel comes from: rows, `stride` bytes apart.
+struct Rows {
+    const void *data;
+    size_t rows, bytes;
+    ptrdiff_t stride;
+};
+
+// Fetches rows into the cache bit by bit, while something else is computed.
+class Fetch {
+public:
+    Fetch() = default;
+    explicit Fetch(const Rows &rows)
+        : at_(static_cast<const char *>(rows.data)), lines_(div_up(rows.bytes, line)), all_(rows.rows * lines_),
+          gap_(rows.stride - ptrdiff_t(lines_ * line)) {}
+
+    // The part-th of so many parts.
+    void step(size_t part, size_t parts) {
+        for (const size_t end = all_ * (part + 1) / parts; done_ < end; done_++, at_ += line) {
+            if (in_row_ == lines_) {
+                at_ += gap_;
+                in_row_ = 0;
+            }
+            in_row_++;
+            __builtin_prefetch(at_, 0, 2);
+        }
+    }
+
+private:
+    static constexpr size_t line = 64;
+
+    const char *at_ = nullptr;
+    size_t lines_ = 0, all_ = 0, done_ = 0, in_row_ = 0;
+    ptrdiff_t gap_ = 0;
+};
+
 // How the panels of B come about.
 enum class Source {
     along,  // neighbours in memory are neighbours along k: packed by the task that uses them
@@ -50,9 +85,10 @@ public:
 
     // P: what the panels hold. pack_a(dst, batch, row, rows, k, count) fills one panel of A, [words][tile_rows];
     // panel_b(dst, batch, column, columns, k, count) fills one of B, [words][tile_columns], and returns it, or returns
-    // memory of its own; finish(batch, row, column, count, sums) stores a piece of a row of the result.
-    template <class P, class PackA, class PanelB, class Finish>
-    void run(void *workspace, PackA &&pack_a, PanelB &&panel_b, Finish &&finish) const {
+    // memory of its own; rows_b(batch, column, columns, k, count) says what that reads; finish(batch, row, column,
+    // count, sums) stores a piece of a row of the result.
+    template <class P, class PackA, class PanelB, class RowsB, class Finish>
+    void run(void *workspace, PackA &&pack_a, PanelB &&panel_b, RowsB &&rows_b, Finish &&finish) const {
         char *memory = reinterpret_cast<char *>(round_up(reinterpret_cast<uintptr_t>(workspace), vector_bytes));
         Block<P> at{};
         at.a = reinterpret_cast<P *>(memory);
@@ -64,7 +100,7 @@ public:
                 at.rows = std::min(rows_, m_ - at.row);
                 for (at.column = 0; at.column < n_; at.column += columns_) {
                     at.columns = std::min(columns_, n_ - at.column);
-                    run_block(at, pack_a, panel_b, finish);
+                    run_block(at, pack_a, panel_b, rows_b, finish);
                 }
             }
         }
@@ -72,9 +108,8 @@ public:
 
 private:
     static constexpr size_t macro_rows = 512;
-    static constexpr size_t macro_columns = 4 * tile_columns;
-    static constexpr size_t depth_step = vector_bytes == 64 ? 128 : 256; // a panel of B stays in L1
-    static constexpr size_t task_depth = 1024;                           // packed by a task at a time
+    static constexpr size_t macro_panels = 4, macro_columns = macro_panels * tile_columns;
+    static constexpr size_t depth_step = 256; // of a panel of B, which stays in L1 or near it
     static constexpr size_t max_depth = 8192;
     static constexpr size_t across_panels = 16, across_step = 64; // packed together, so that B is read in long rows
     static constexpr size_t max_a = 4u << 20, max_b = 4u << 20;   // words that are packed at a time
@@ -99,28 +134,32 @@ private:
     size_t b_words() const {
         return ahead_ ? group_ * round_up(columns_, tile_columns) * depth_ : lanes_ * lane_words();
     }
-    size_t lane_words() const { return nc_ * std::min(depth_, task_depth); }
+    size_t lane_words() const { return nc_ * depth_step; }
     size_t sum_row() const { return round_up(split() ? columns_ : nc_, tile_columns); }
     // Sums of a task per lane; of the whole block when the depth is split.
     size_t sum_words() const { return (split() ? rows_ : lanes_ * mc_) * sum_row(); }
     size_t tasks() const { return std::min(group_, batch_) * div_up(rows_, mc_) * div_up(columns_, nc_); }
 
-    template <class P, class PackA, class PanelB, class Finish>
-    void run_block(Block<P> &at, PackA &pack_a, PanelB &panel_b, Finish &finish) const {
+    template <class P, class PackA, class PanelB, class RowsB, class Finish>
+    void run_block(Block<P> &at, PackA &pack_a, PanelB &panel_b, RowsB &rows_b, Finish &finish) const {
         at.k = 0;
         do {
             at.depth = std::min(depth_, k_ - at.k);
             pack(at, at.column == 0 || split(), pack_a, panel_b);
             const size_t down = div_up(at.rows, mc_), across = div_up(at.columns, nc_);
-            for_tasks(at.batches * down * across, lanes_, [&](size_t lane, size_t i) {
+            const auto task = [&](size_t i) {
                 const size_t row = i % down * mc_, column = i / down % across * nc_;
-                const Task task{lane,   i / (down * across),          row,
-                                column, std::min(mc_, at.rows - row), std::min(nc_, at.columns - column)};
-                float *sums = at.sums + (split() ? row * sum_row() + column : lane * mc_ * sum_row());
-                add_product(at, task, sums, panel_b);
+                return Task{i / (down * across), row, column, std::min(mc_, at.rows - row),
+                            std::min(nc_, at.columns - column)};
+            };
+            const size_t tasks = at.batches * down * across;
+            for_runs(tasks, lanes_, [&](size_t lane, size_t i) {
+                const Task t = task(i);
+                float *sums = at.sums + (split() ? t.row * sum_row() + t.column : lane * mc_ * sum_row());
+                add_product(at, lane, t, task(i + 1 < tasks ? i + 1 : i), sums, panel_b, rows_b);
                 if (at.k + at.depth == k_) {
-                    for (size_t r = 0; r < task.rows; r++) {
-                        finish(at.batch + task.g, at.row + row + r, at.column + column, task.columns,
+                    for (size_t r = 0; r < t.rows; r++) {
+                        finish(at.batch + t.g, at.row + t.row + r, at.column + t.column, t.columns,
                                sums + r * sum_row());
                     }
                 }
@@ -178,52 +217,80 @@ private:
 
     // A part of a block's result.
     struct Task {
-        size_t lane, g, row, column, rows, columns;
+        size_t g, row, column, rows, columns;
     };
 
-    // sums += the product over the block's depth.
-    template <class P, class PanelB>
-    void add_product(const Block<P> &at, const Task &task, float *sums, PanelB &panel_b) const {
+    // sums += the product over the block's depth. `next`: the task that probably follows.
+    template <class P, class PanelB, class RowsB>
+    void add_product(const Block<P> &at, size_t lane, const Task &task, const Task &next, float *sums, PanelB &panel_b,
+                     RowsB &rows_b) const {
         if (at.k == 0) {
             for (size_t r = 0; r < task.rows; r++) {
                 std::fill_n(sums + r * sum_row(), round_up(task.columns, tile_columns), 0.0f);
             }
         }
-        for (size_t begin = 0; begin < at.depth; begin += task_depth) {
-            const size_t end = std::min(begin + task_depth, at.depth);
-            Panel<P> panels[macro_columns / tile_columns];
-            for (size_t c = 0; c < task.columns; c += tile_columns) {
-                panels[c / tile_columns] = panel(at, task, c, begin, end - begin, panel_b);
+        const size_t tiles = panels(task.rows), across = div_up(task.columns, tile_columns);
+        for (size_t k = 0; k < at.depth; k += depth_step) {
+            const size_t depth = std::min(depth_step, at.depth - k);
+            Panel<P> b[macro_panels];
+            Fetch later[macro_panels]; // what the panels after these come from
+            for (size_t i = 0; i < across; i++) {
+                const size_t c = i * tile_columns;
+                b[i] = panel(at, lane, task, c, k, depth, panel_b);
+                if (k + depth < at.depth) {
+                    later[i] = source(at, task, c, k + depth, rows_b);
+                } else if (c < next.columns) {
+                    later[i] = source(at, next, c, 0, rows_b);
+                }
             }
-            for (size_t k = begin; k < end; k += depth_step) {
-                const size_t depth = std::min(depth_step, end - k);
-                for (size_t c = 0; c < task.columns; c += tile_columns) {
-                    const Panel<P> &b = panels[c / tile_columns];
-                    const P *from = b.data + (k - begin) * b.ld * word_elements<P>;
-                    const bool narrow = task.columns - c <= width;
-                    for (size_t r = 0; r < task.rows; r += tall_) {
-                        const P *a = a_panel(at, task.g, task.row + r) + k * tile_rows * word_elements<P>;
-                        float *to = sums + r * sum_row() + c;
-                        with_count<tile_rows>(std::min(tall_, task.rows - r), [&](auto rows) {
-                            constexpr size_t R = decltype(rows)::value;
-                            narrow ? multiply_tile<R, 1>(depth, a, 1, tile_rows, from, b.ld, to, sum_row())
-                                   : multiply_tile<R, 2>(depth, a, 1, tile_rows, from, b.ld, to, sum_row());
-                        });
-                    }
+            for (size_t t = 0; t < tiles; t++) {
+                const size_t row = t * tall_, k_words = k * tile_rows * word_elements<P>;
+                const P *a = a_panel(at, task.g, task.row + row) + k_words;
+                Fetch below;
+                if (t + 1 < tiles) {
+                    const P *memory = a_panel(at, task.g, task.row + row + tall_) + k_words;
+                    below = Fetch({memory, 1, depth * tile_rows * sizeof(float), 0});
+                }
+                for (size_t i = 0; i < across; i++) {
+                    float *to = sums + row * sum_row() + i * tile_columns;
+                    multiply(std::min(tall_, task.rows - row), task.columns - i * tile_columns, depth, a, b[i], to);
+                    later[i].step(t, tiles);
+                    below.step(i, across);
                 }
             }
         }
     }
 
+    template <class P>
+    void multiply(size_t rows, size_t columns, size_t depth, const P *a, const Panel<P> &b, float *sums) const {
+        with_count<tile_rows>(rows, [&](auto count) {
+            constexpr size_t R = decltype(count)::value;
+            columns <= width ? multiply_tile<R, 1>(depth, a, 1, tile_rows, b.data, b.ld, sums, sum_row())
+                             : multiply_tile<R, 2>(depth, a, 1, tile_rows, b.data, b.ld, sums, sum_row());
+        });
+    }
+
     template <class P, class PanelB>
-    Panel<P> panel(const Block<P> &at, const Task &task, size_t c, size_t k, size_t depth, PanelB &panel_b) const {
+    Panel<P> panel(const Block<P> &at, size_t lane, const Task &task, size_t c, size_t k, size_t depth,
+                   PanelB &panel_b) const {
         const size_t column = task.column + c;
         if (ahead_) {
             return {b_panel(at, task.g, column, k)};
         }
-        P *own = at.b + (task.lane * lane_words() + c * depth) * word_elements<P>;
-        return panel_b(own, at.batch + task.g, at.column + column, std::min(tile_columns, task.columns - c),
-                       first<P>(at.k + k), count<P>(at.k + k, depth));
+        return panel_b(at.b + (lane * lane_words() + c * depth) * word_elements<P>, at.batch + task.g,
+                       at.column + column, std::min(tile_columns, task.columns - c), first<P>(at.k + k),
+                       count<P>(at.k + k, depth));
+    }
+
+    // What the panel from k reads.
+    template <class P, class RowsB>
+    Fetch source(const Block<P> &at, const Task &task, size_t c, size_t k, RowsB &rows_b) const {
+        const size_t column = task.column + c, depth = std::min(depth_step, at.depth - k);
+        if (ahead_) {
+            return Fetch({b_panel(at, task.g, column, k), 1, depth * tile_columns * sizeof(float), 0});
+        }
+        return Fetch(rows_b(at.batch + task.g, at.column + column, std::min(tile_columns, task.columns - c),
+                            first<P>(at.k + k), count<P>(at.k + k, depth)));
     }
 
     size_t batch_ = 0, m_ = 0, n_ = 0, terms_ = 0, k_ = 0, lanes_ = 1;

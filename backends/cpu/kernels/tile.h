@@ -53,18 +53,21 @@ inline vf multiply_add(vf sum, vf a, vf b, bf16) { return (vf)_mm512_dpbf16_ps((
 #endif
 } // namespace detail
 
+// Sets accumulators to 0 without a loop, which gcc would turn into a memset that keeps them out of registers.
+inline void clear(vf &v) { v = vf{}; }
+inline void clear(vi &v) { v = vi{}; }
+template <class V, size_t N> void clear(V (&v)[N]);
+namespace detail {
+template <class V, size_t N, size_t... I> void clear_each(V (&v)[N], std::index_sequence<I...>) { (clear(v[I]), ...); }
+} // namespace detail
+template <class V, size_t N> void clear(V (&v)[N]) { detail::clear_each(v, std::make_index_sequence<N>()); }
+
 // c[R, V vectors] += a[R, k] * b[k, V vectors]. A's strides are free; rows of b and c are ldb and ldc apart.
 template <size_t R, size_t V = 2, class P>
 void multiply_tile(size_t k, const P *a, size_t a_row, size_t a_col, const P *b, size_t ldb, float *c, size_t ldc) {
     constexpr size_t e = word_elements<P>;
     vf acc[R][V];
-#pragma GCC unroll 16
-    for (size_t r = 0; r < R; r++) {
-#pragma GCC unroll 2
-        for (size_t v = 0; v < V; v++) {
-            acc[r][v] = load(c + r * ldc + v * width);
-        }
-    }
+    clear(acc);
     for (size_t i = 0; i < k; i++) {
         vf y[V];
 #pragma GCC unroll 2
@@ -86,7 +89,8 @@ void multiply_tile(size_t k, const P *a, size_t a_row, size_t a_col, const P *b,
     for (size_t r = 0; r < R; r++) {
 #pragma GCC unroll 2
         for (size_t v = 0; v < V; v++) {
-            store(c + r * ldc + v * width, acc[r][v]);
+            float *sum = c + r * ldc + v * width;
+            store(sum, load(sum) + acc[r][v]);
         }
     }
 }
@@ -101,15 +105,6 @@ template <size_t Max, class F> void with_count(size_t n, F &&f) {
     }
     f(Count<Max>{});
 }
-
-// Sets accumulators to 0 without a loop, which gcc would turn into a memset that keeps them out of registers.
-inline void clear(vf &v) { v = vf{}; }
-inline void clear(vi &v) { v = vi{}; }
-template <class V, size_t N> void clear(V (&v)[N]);
-namespace detail {
-template <class V, size_t N, size_t... I> void clear_each(V (&v)[N], std::index_sequence<I...>) { (clear(v[I]), ...); }
-} // namespace detail
-template <class V, size_t N> void clear(V (&v)[N]) { detail::clear_each(v, std::make_index_sequence<N>()); }
 
 // ---- packing ----------------------------------------------------------------------------------------------------
 
