@@ -20,6 +20,7 @@ typedef struct InfiniopDescriptor *infiniopGemmDescriptor_t;
  * A matrix is transposed by its strides: one of its two strides is 1, the other is the leading dimension.
  * With beta == 0, c is not read: it may hold NaN.
  * Sums are f32, alpha and beta act in f32, and the result is rounded to nearest even once.
+ * A backend may take subnormal bf16 numbers for 0, as AVX512-BF16 does.
  * Without terms (k == 0) c = beta * c. c must not overlap a or b. */
 INFINI_API infiniStatus_t infiniopCreateGemmDescriptor(
     infiniopHandle_t handle, infiniopGemmDescriptor_t *desc_ptr, infiniopTensorDescriptor_t c_desc,

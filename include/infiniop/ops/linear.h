@@ -19,7 +19,8 @@ typedef struct InfiniopDescriptor *infiniopLinearPackedSizeDescriptor_t;
  * bias (in, may be NULL) [n] F16/BF16/F32 (=T), contiguous: added to every row
  * activation_bits (int, at create): with an int8 or int4 weight: the bits to which x may be rounded, 16 or 8
  *
- * y = x Wᵀ + bias, without bias y = x Wᵀ. Sums are f32; the result is rounded to nearest even once.
+ * y = x Wᵀ + bias, without bias y = x Wᵀ. Sums are f32; the result is rounded to nearest even once. A backend may
+ *   take subnormal bf16 numbers for 0, as AVX512-BF16 does.
  * A packed weight was made by linear_pack on the same backend, of a weight with the dtype of x, or as int8 or int4
  *   for any dtype of x. Any other buffer (a foreign layout, other extents, another dtype, too short) is BAD_PARAM
  *   where its header can be read, before anything is written. Its out_features come from y.
