@@ -19,7 +19,7 @@ from .checkpoints import Checkpoint, write_gguf
 if TYPE_CHECKING:
     from infiniop.lm import GenerationMixin
 
-GGUF_FORMS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+GGUF_FORMS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
 
 
 @dataclass(frozen=True)

@@ -87,20 +87,23 @@ def run(
     peers: bool = True,
     context: int | None = None,
     model: Model = LLAMA_1B,
+    weights: str | None = None,
 ) -> Result:
     """Measures the engines in turns, and the limits among them, on one checkpoint in a temporary folder; decode at
-    `context` tokens as well where it is given."""
+    `context` tokens as well where it is given. `weights` int8 or int4: of ours and of llama.cpp (Q8_0, Q4_0)."""
     from infiniop.lm import AutoLlamaModel
 
     meter = limits.Meter()
     with checkpoints.llama(dtype_name, layers, model, positions=max(4096, (context or 0) + tokens)) as checkpoint:
         start = _start(checkpoint.path)
-        loaded = AutoLlamaModel.from_pretrained(checkpoint.path)
+        loaded = AutoLlamaModel.from_pretrained(checkpoint.path, quantize=weights)
         contexts = _contexts(loaded, checkpoint, context, tokens, meter) if context else []
         running = {"ours": engines.generation(loaded)}
-        sizes = {"ours": checkpoint.weight_bytes}
+        share = _python_share(running["ours"], [1], max(tokens, 8))  # before the threads of others are there
+        sizes = {"ours": _weight_bytes(loaded)}
         if peers:
-            _add_peers(running, sizes, checkpoint, dtype_name)
+            form = engines.GGUF_FORMS[weights or dtype_name]
+            _add_peers(running, sizes, checkpoint, dtype_name, form)
         ids = np.random.default_rng(0).integers(0, model.vocab, prompt).tolist()
         timings: dict[str, list[engines.Timing]] = {name: [] for name in running}
         for _ in range(rounds):
@@ -108,7 +111,6 @@ def run(
             meter.bf16()
             for name, engine in running.items():
                 timings[name].append(engine(ids, tokens))
-        share = _python_share(running["ours"], ids[:1], max(tokens, 8))
         machine = meter.limits()
         rows = [_row(name, timings[name], prompt, sizes[name], checkpoint, machine) for name in running]
     absent = [name for name in PEERS if peers and name not in running]
@@ -118,13 +120,20 @@ def run(
     )  # fmt: skip
 
 
+def _weight_bytes(model: LlamaForCausalLM) -> int:
+    """What decoding a token reads of weights: those of the layers, and of the output."""
+    state = model.state_dict()
+    outside = ("model.embed_tokens.weight", "lm_head.weight")
+    return model.logits_weight().nbytes + sum(t.nbytes for name, t in state.items() if name not in outside)
+
+
 def _add_peers(
-    running: dict[str, engines.Engine], sizes: dict[str, int], checkpoint: Checkpoint, dtype_name: str
+    running: dict[str, engines.Engine], sizes: dict[str, int], checkpoint: Checkpoint, dtype_name: str, form: str
 ) -> None:
     """The engines of others by name, and the bytes of weights that each reads for a token."""
     if peer := engines.transformers(checkpoint.path, dtype_name):
         running["transformers"], sizes["transformers"] = peer, checkpoint.weight_bytes
-    if other := engines.llama_cpp(checkpoint, engines.GGUF_FORMS[dtype_name]):
+    if other := engines.llama_cpp(checkpoint, form):
         running["llama.cpp"], sizes["llama.cpp"] = other
 
 
@@ -202,6 +211,6 @@ def _contexts(
             row = model.next_tokens(cache.batch([0], [row]), cache, [SamplingParams()])[0].tolist()
             steps.append(time.perf_counter() - began)
         seconds = statistics.median(steps)
-        moved = checkpoint.weight_bytes + checkpoint.kv_bytes(context)
+        moved = _weight_bytes(model) + checkpoint.kv_bytes(context)
         found.append(Context(context, name, 1 / seconds, moved / seconds / 1e9 / statistics.median(reads)))
     return found

@@ -379,9 +379,7 @@ class CausalLM(Module, GenerationMixin):
         if hidden is not None and step.place.has_output:
             if not all_logits:
                 hidden = self._f.last_tokens(hidden, step.batch)
-            self._f.linear(
-                hidden, self.output_weight() if self._tied_output is None else self._tied_output, None, logits
-            )
+            self._f.linear(hidden, self.logits_weight(), None, logits)
         if step.parallel is not None and step.place.pp_size > 1:
             if step.place.has_output:
                 step.parallel.world.send(logits, 0)
@@ -390,6 +388,10 @@ class CausalLM(Module, GenerationMixin):
         if step.hooks is not None:
             step.hook("logits", logits)
         return logits
+
+    def logits_weight(self) -> Tensor:
+        """What the output layer multiplies by: `output_weight`, or what was made of it when quantising."""
+        return self.output_weight() if self._tied_output is None else self._tied_output
 
     def _check_context(self, batch: ForwardBatch) -> None:
         longest = self.config.longest_context
