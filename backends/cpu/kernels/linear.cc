@@ -119,6 +119,11 @@ struct State {
         if (!few()) {
             return many_rows(run.workspace<void>(), x, weight, store);
         }
+        if constexpr (has_row_dot && std::is_same_v<E, bf16>) {
+            if (m == 1 && !packed) {
+                return one_row(x, weight, store);
+            }
+        }
         float *rows = run.workspace<float>();
         for (size_t i = 0; i < m; i++) {
             float *row = rows + i * padded(k);
@@ -126,6 +131,19 @@ struct State {
                    : expand_row<E>(row, x + ptrdiff_t(i) * x_row, 1, k);
         }
         packed ? few_rows_packed(rows, weight, store) : few_rows(rows, weight, store);
+    }
+
+    void one_row(const bf16 *x, const bf16 *weight, const Store<bf16> &store) const {
+        parallel_for(div_up(n, dot_block), grain_for(dot_block * k * sizeof(bf16)), [&](size_t begin, size_t end) {
+            for (size_t row = begin * dot_block; begin < end; begin++, row += dot_block) {
+                const size_t count = std::min(dot_block, n - row);
+                float out[dot_block];
+                for (size_t r = 0; r < count; r++) {
+                    out[r] = row_dot(weight + ptrdiff_t(row + r) * weight_row, x, k);
+                }
+                store(0, 0, row, count, out);
+            }
+        });
     }
 
     template <class E> void few_rows(const float *rows, const E *weight, const Store<E> &store) const {

@@ -181,6 +181,40 @@ void dot_product(const T *w, ptrdiff_t row_stride, size_t count, const float *x,
     }
 }
 
+// ---- one row of bf16 ------------------------------------------------------------------------------------------------
+
+#if defined(__AVX512BF16__)
+constexpr bool has_row_dot = true;
+
+// The product of two rows of bf16; a matrix read row by row is one stream, which prefetchers follow best.
+inline float row_dot(const bf16 *w, const bf16 *x, size_t k) {
+    constexpr size_t step = 2 * width, sets = 8;
+    vf acc[sets];
+    clear(acc);
+    const auto add = [&](size_t s, __m512i a, __m512i b) {
+        acc[s] = (vf)_mm512_dpbf16_ps((__m512)acc[s], (__m512bh)a, (__m512bh)b);
+    };
+    size_t i = 0;
+    for (; i + sets * step <= k; i += sets * step) {
+#pragma GCC unroll 8
+        for (size_t s = 0; s < sets; s++) {
+            add(s, _mm512_loadu_si512(w + i + s * step), _mm512_loadu_si512(x + i + s * step));
+        }
+    }
+    for (; i + step <= k; i += step) {
+        add(0, _mm512_loadu_si512(w + i), _mm512_loadu_si512(x + i));
+    }
+    if (i < k) {
+        const __mmask32 rest = __mmask32((uint64_t{1} << (k - i)) - 1);
+        add(1, _mm512_maskz_loadu_epi16(rest, w + i), _mm512_maskz_loadu_epi16(rest, x + i));
+    }
+    return sum(((acc[0] + acc[1]) + (acc[2] + acc[3])) + ((acc[4] + acc[5]) + (acc[6] + acc[7])));
+}
+#else
+constexpr bool has_row_dot = false;
+inline float row_dot(const bf16 *, const bf16 *, size_t) { return 0; }
+#endif
+
 // ---- matrix rows contiguous across k: sums of scaled rows
 // ------------------------------------------------------------
 
