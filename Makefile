@@ -41,7 +41,7 @@ $(VENV)/.lm: pyproject.toml constraints.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.lm
-	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV) lm,serve,torch,dev
+	@PYTHON=$(PYTHON) scripts/setup.sh $(VENV) lm,serve,torch,jax,dev
 	@touch $@
 
 clean:

@@ -261,10 +261,14 @@ def _plain(value: Any) -> Any:
 
 def _host_array(attr: Attr, value: Any) -> Any:
     """A sequence as a C array in host memory."""
-    kinds = {"float": np.float32, "double": np.float64, "int": np.int32, "size_t": np.uintp}
-    kind = kinds.get(attr.ctype) or np.dtype(attr.ctype.removesuffix("_t"))
     values = value.numpy() if isinstance(value, Tensor) else value
-    return ffi.from_buffer(f"{attr.ctype}[]", np.ascontiguousarray(values, kind))
+    return ffi.from_buffer(f"{attr.ctype}[]", np.ascontiguousarray(values, element_type(attr)))
+
+
+def element_type(attr: Attr) -> np.dtype:
+    """Of a host array."""
+    kinds = {"float": "float32", "double": "float64", "int": "int32", "size_t": "uintp"}
+    return np.dtype(kinds.get(attr.ctype) or attr.ctype.removesuffix("_t"))
 
 
 def tensor_descriptor(sig: Signature) -> Any:

@@ -57,11 +57,39 @@ def _numpy() -> Calls:
 def _torch() -> Calls:
     import torch
 
+    import infiniop.torch  # noqa: F401  # registers the operators
+
     a, b, c = (torch.ones(1) for _ in range(3))
-    return {"torch, out=": lambda: ops.add(a, b, out=c), "torch.add itself, out=": lambda: torch.add(a, b, out=c)}
+    library = torch.library.Library("infiniop_bench", "DEF")
+    library.define("nothing(Tensor a, Tensor b, Tensor(a!) c) -> ()")
+    library.impl("nothing", lambda a, b, c: None, "CompositeExplicitAutograd")
+    nothing, add = torch.ops.infiniop_bench.nothing.default, torch.ops.infiniop.add.out
+
+    def empty(library: object = library) -> None:  # registered as long as the library object lives
+        nothing(a, b, c)
+
+    return {
+        "torch, out=": lambda: ops.add(a, b, out=c),
+        "torch.add itself, out=": lambda: torch.add(a, b, out=c),
+        "torch.ops.infiniop.add.out": lambda: add(a, b, out=c),
+        "an empty operator of torch.library in Python": empty,
+    }
 
 
-DOORS: tuple[Callable[[], Calls], ...] = (_python, _tensor, _numpy, _torch)
+def _jax() -> Calls:
+    import jax
+
+    import infiniop.jax
+
+    a = jax.numpy.ones(1)
+    ours, theirs = jax.jit(infiniop.jax.add), jax.jit(jax.numpy.add)
+    return {
+        "JAX, jitted": lambda: ours(a, a).block_until_ready(),
+        "jax.numpy.add itself, jitted": lambda: theirs(a, a).block_until_ready(),
+    }
+
+
+DOORS: tuple[Callable[[], Calls], ...] = (_python, _tensor, _numpy, _torch, _jax)
 
 
 def native() -> dict[str, float] | None:

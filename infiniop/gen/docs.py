@@ -9,7 +9,7 @@ from pathlib import Path
 from infiniop.schema import Attr, Operator, Status, Strides, Tensor
 from infiniop.schema.shapes import spelled
 
-from . import cpp, headers, python, signature, torch
+from . import cpp, headers, jax, python, signature, torch
 from .abi import Abi
 from .lock import Registry
 
@@ -70,6 +70,7 @@ def _page(op: Operator, registry: Registry, abi: Abi, support: Mapping[str, set[
         _section("Accuracy", _accuracy(op)),
         _section("Python", f"```python\n{python.signature(op)}\n```\n"),
         _section("torch", _torch(op)),
+        _section("JAX", f"```python\ninfiniop.jax.{jax.signature(op)}\n```\n"),
         _section("C", _c(op)),
         _section("C++", f"`#include <infiniop/ops/{op.header_name}pp>`\n\n```cpp\n{cpp.signatures(op, abi)}```\n"),
     ]
