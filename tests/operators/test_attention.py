@@ -87,14 +87,15 @@ def test_dense(data, dtype, seed) -> None:
     agrees("flash_attention", tensors, {"scale": 0.3, "is_causal": draw(st.integers(0, 1))})
 
 
-def decode(dtype, length: int, block_size: int, unused: float, heads: int = 8) -> np.ndarray:
+def decode(dtype, length: int, block_size: int, unused: float, heads: int = 8, kv_heads: int = 2) -> np.ndarray:
     """One sequence whose keys and values depend on nothing but their position; `unused` fills the rest of the cache."""
     rng = np.random.default_rng(3)
     q, keys, values = (
-        rng.standard_normal((n, m, 64)).astype(dtype.numpy) for n, m in ((1, heads), (2, length), (2, length))
+        rng.standard_normal((n, m, 64)).astype(dtype.numpy)
+        for n, m in ((1, heads), (kv_heads, length), (kv_heads, length))
     )
     blocks = -(-length // block_size)
-    caches = [np.full((blocks + 1, 2, block_size, 64), unused, dtype.numpy) for _ in range(2)]
+    caches = [np.full((blocks + 1, kv_heads, block_size, 64), unused, dtype.numpy) for _ in range(2)]
     table = np.arange(blocks)[::-1].reshape(1, -1)
     for cache, rows in zip(caches, (keys, values), strict=True):
         for t in range(length):
@@ -123,6 +124,7 @@ def digest() -> str:
     found = hashlib.sha256()
     for heads in (2, 8, 32):
         found.update(decode(BF16, 1500, 16, 0.0, heads).tobytes())
+    found.update(decode(BF16, 6000, 16, 0.0, 16, kv_heads=8).tobytes())  # several heads of the same keys in a task
     rng = np.random.default_rng(5)
     for dtype in FLOATS:
         shapes = ((1, 8, 150, 64), (1, 2, 300, 64), (1, 2, 300, 64))
@@ -134,7 +136,7 @@ def digest() -> str:
 
 def test_the_number_of_threads_changes_nothing() -> None:
     expected = digest()
-    for threads in ("1", "2", "5"):
+    for threads in ("1", "2", "5", "16"):
         printed = subprocess.run(
             [sys.executable, __file__], env={**os.environ, "INFINIOP_NUM_THREADS": threads},
             capture_output=True, text=True, check=True,

@@ -47,26 +47,12 @@ public:
         for (size_t i = 0; splits_ > 1 && i < items; i++) {
             new (&finished[i]) Counter{0};
         }
-        for_tasks(items * splits_, lanes_, [&](size_t lane, size_t task) {
-            // Neighbouring tasks are the heads of the same keys: in a paged cache those lie together.
-            const size_t i = task / tasks_at_once() * items_at_once() + task % items_at_once();
-            const size_t split = task % tasks_at_once() / items_at_once();
-            const Item<T> item = make_item<T>(problem, i);
-            if (split >= item.splits) {
-                return;
+        const size_t pieces = items * splits_,
+                     together = std::clamp<size_t>(pieces / (16 * lanes_), 1, items_at_once());
+        for_tasks(div_up(pieces, together), lanes_, [&](size_t lane, size_t task) {
+            for (size_t i = task * together; i < std::min((task + 1) * together, pieces); i++) {
+                run_piece<T>(problem, i, scratch + lane * lane_floats(), parts, finished, extra, keep_empty);
             }
-            Attend<T> attend(scratch_, scratch + lane * lane_floats(), item.queries, problem.k_last, problem.v_last);
-            const size_t begin = std::min(split * item.piece, item.keys), end = std::min(begin + item.piece, item.keys);
-            attend.run(begin, end, problem.locate(item.sequence, item.kv_head));
-            if (item.splits > 1) {
-                float *first = parts + i * splits_ * part_floats();
-                attend.write_part(first + split * part_floats());
-                if (finished[i].fetch_add(1, std::memory_order_acq_rel) + 1 < item.splits) {
-                    return;
-                }
-                attend.merge(first, item.splits, part_floats());
-            }
-            attend.write(extra, keep_empty);
         });
     }
 
@@ -87,7 +73,31 @@ private:
     size_t part_floats() const { return scratch_.rows * (scratch_.head.padded_v() + width); }
     size_t parts_floats() const { return splits_ > 1 ? items_ * splits_ * part_floats() : 0; }
     size_t items_at_once() const { return kv_heads_ * head_chunks(); } // of one tile
-    size_t tasks_at_once() const { return items_at_once() * splits_; }
+    size_t pieces_at_once() const { return items_at_once() * splits_; }
+
+    // Neighbouring pieces are the heads of the same keys: in a paged cache those lie together.
+    template <class T, class Problem>
+    void run_piece(const Problem &problem, size_t piece, float *scratch, float *parts, Counter *finished, float extra,
+                   bool keep_empty) const {
+        const size_t i = piece / pieces_at_once() * items_at_once() + piece % items_at_once();
+        const size_t split = piece % pieces_at_once() / items_at_once();
+        const Item<T> item = make_item<T>(problem, i);
+        if (split >= item.splits) {
+            return;
+        }
+        Attend<T> attend(scratch_, scratch, item.queries, problem.k_last, problem.v_last);
+        const size_t begin = std::min(split * item.piece, item.keys), end = std::min(begin + item.piece, item.keys);
+        attend.run(begin, end, problem.locate(item.sequence, item.kv_head));
+        if (item.splits > 1) {
+            float *first = parts + i * splits_ * part_floats();
+            attend.write_part(first + split * part_floats());
+            if (finished[i].fetch_add(1, std::memory_order_acq_rel) + 1 < item.splits) {
+                return;
+            }
+            attend.merge(first, item.splits, part_floats());
+        }
+        attend.write(extra, keep_empty);
+    }
 
     // The last tiles see the most keys: they come first.
     template <class T, class Problem> Item<T> make_item(const Problem &problem, size_t i) const {
