@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The long runs: sanitizers, every instruction set, ten million wrong calls, large cases. About an hour on two cores.
+# The long runs: sanitizers, every instruction set, ten million wrong calls, large cases, a soak. About two hours on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=.venv/bin/python
@@ -31,6 +31,12 @@ step "C programs on arm64 (cross-compiled, qemu-user)"
 if need qemu-aarch64 qemu-user && need aarch64-linux-gnu-g++ g++-aarch64-linux-gnu; then
     tests/abi/arm64.sh qemu-aarch64 -L /usr/aarch64-linux-gnu
 fi
+
+step "a chat page in a browser"
+if need chromium chromium && need chromedriver chromium-driver; then $python -m pytest -q tests/lm/test_server.py -k page; fi
+
+step "a server under load for half an hour"
+$python tests/lm/soak.py --minutes 30
 
 for sanitizer in address thread; do
     step "C programs under the $sanitizer sanitizer"
