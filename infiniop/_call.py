@@ -13,7 +13,7 @@ import numpy as np
 
 from . import errors, plugins
 from ._library import ffi, lib
-from .arrays import DLPACK, describe, doors, fast
+from .arrays import describe, doors, fast
 from .device import Device
 from .errors import BadParamError, NullPointerError, check
 from .memory import NULL, address_of, current
@@ -307,15 +307,15 @@ def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: st
             pointers.append(NULL)
             continue
         door = doors[array.__class__]
-        if door is DLPACK:
-            borrowed = door.tensor(array)
-            used = [borrowed if a is array else a for a in used]
-            key, pointer = borrowed._sig, borrowed._ptr
-        else:
-            try:
+        try:
+            if door.borrows:
+                borrowed = door.tensor(array)
+                used = [borrowed if a is array else a for a in used]
+                key, pointer = borrowed._sig, borrowed._ptr
+            else:
                 key, pointer = door.enter(array)
-            except errors.InfiniopError as error:
-                raise operation.named(error, index) from None
+        except errors.InfiniopError as error:
+            raise operation.named(error, index) from None
         keys.append(key)
         pointers.append(pointer)
     if extra:

@@ -7,7 +7,7 @@ from typing import Any
 from ._call import failed, operations
 from ._library import ffi, lib
 from .arrays import as_tensor
-from .errors import BadParamError, InsufficientWorkspaceError, NullPointerError, check
+from .errors import BadParamError, InfiniopError, InsufficientWorkspaceError, NullPointerError, check
 from .memory import NULL, Storage, current
 from .schema import REQUIRED
 from .streams import StreamLike, handle_of, lane_of
@@ -25,7 +25,7 @@ class Descriptor:
         self._operation = operations[name]
         self.name = name
         self._attrs = self._take_attributes(arguments)
-        self._tensors = {n: self._tensor(arguments.pop(n, None)) for n in self._operation.tensor_names}
+        self._tensors = {n: self._tensor(n, arguments.pop(n, None)) for n in self._operation.tensor_names}
         if arguments:
             raise TypeError(f"{name} has no argument {', '.join(sorted(arguments))}")
         sigs = [None if t is None else t._sig for t in self._tensors.values()]
@@ -35,9 +35,11 @@ class Descriptor:
         self._lengths = self._operation.lengths(sigs, self._attrs)
         self.workspace_size: int = self._operation.size_of(self._descriptor)
 
-    @staticmethod
-    def _tensor(array: Any) -> Tensor | None:
-        return None if array is None else as_tensor(array)
+    def _tensor(self, name: str, array: Any) -> Tensor | None:
+        try:
+            return None if array is None else as_tensor(array)
+        except InfiniopError as error:
+            raise self._operation.named(error, self._operation.tensor_names.index(name)) from None
 
     def _take_attributes(self, arguments: dict[str, Any]) -> list[Any]:
         values = []
@@ -85,7 +87,7 @@ class Descriptor:
 
     def _same(self, name: str, array: Any) -> Tensor | None:
         """An argument of the signature that the descriptor was made for."""
-        made_for, tensor = self._tensors[name], self._tensor(array)
+        made_for, tensor = self._tensors[name], self._tensor(name, array)
         if made_for is None or tensor is None:
             if made_for is not tensor and made_for is None:
                 raise BadParamError(op=self.name, argument=name, expected="nothing, as at create", got="an array")

@@ -1,4 +1,5 @@
-"""The doors through which arrays come in: our Tensor, NumPy, torch, and whatever has `__dlpack__`.
+"""The doors through which arrays come in: our Tensor, NumPy, torch, and whatever has `__dlpack__`,
+`__array_interface__` or `__cuda_array_interface__`.
 
 A door turns an array into a *key* (hashable: what a descriptor depends on) and a pointer, fast; the key into a
 `Signature` only when a descriptor has to be made; and makes new arrays of its kind for outputs.
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,12 +17,12 @@ import numpy as np
 from ._library import accelerator, ffi
 from .device import Device
 from .errors import BadParamError, TensorDtypeError
-from .memory import pointer_to
+from .memory import pointer_to, require_aligned
 from .schema import dtypes as _dtypes
 from .schema.dtypes import DType, dtype
-from .tensor import Signature, Tensor, from_dlpack, from_numpy, new
+from .tensor import Signature, Tensor, from_cuda_array, from_dlpack, from_numpy, new
 
-Array = Any  # Tensor | np.ndarray | torch.Tensor | SupportsDLPack: the annotation of operator arguments
+Array = Any  # Tensor | np.ndarray | torch.Tensor | SupportsDLPack | ...: the annotation of operator arguments
 
 _from_buffer, _cast = ffi.from_buffer, ffi.cast
 _CHAR_POINTER = ffi.typeof("char *")
@@ -47,6 +49,7 @@ class Door(Protocol):
 
     name: str
     suffix: str  # of the names of this kind's caches
+    borrows: bool  # every call asks for the memory anew, and works on the Tensor that comes of it
 
     def enter(self, array: Any) -> tuple[Any, Any]:
         """(key, pointer): what a descriptor depends on, cheap and hashable; the first element's address."""
@@ -67,7 +70,7 @@ class Door(Protocol):
 
 
 class _TensorDoor:
-    name, suffix = "tensor", ""
+    name, suffix, borrows = "tensor", "", False
 
     def enter(self, array: Tensor) -> tuple[Any, Any]:
         return array._sig, array._ptr
@@ -99,12 +102,24 @@ def numpy_pointer(array: np.ndarray) -> Any:
         return pointer_to(array.__array_interface__["data"][0])
 
 
+def _require_plain(array: np.ndarray) -> None:
+    """What an operator cannot see in an array's memory."""
+    if isinstance(array, np.ma.MaskedArray):
+        raise BadParamError(expected="an array without a mask (call .filled() first)", got="a numpy.ma.MaskedArray")
+    if not array.flags.aligned:
+        raise BadParamError(
+            expected=f"an address that is a multiple of {array.dtype.alignment} bytes",
+            got=f"{array.__array_interface__['data'][0]:#x}: copy the array first",
+        )
+
+
 def numpy_signature(array: np.ndarray) -> Signature:
+    _require_plain(array)
     return _numpy_signature(array.shape, array.strides, array.dtype, not array.flags.writeable)
 
 
 def _numpy_signature(shape: tuple[int, ...], strides: tuple[int, ...], kind: np.dtype, readonly: bool) -> Signature:
-    made = _numpy_dtype(kind)
+    made = numpy_dtype(kind)
     size = made.itemsize
     if any(s % size for s, n in zip(strides, shape, strict=True) if n > 1):
         raise BadParamError(f"strides of {strides} bytes are no multiples of the {size}-byte element")
@@ -112,7 +127,7 @@ def _numpy_signature(shape: tuple[int, ...], strides: tuple[int, ...], kind: np.
 
 
 @functools.lru_cache(maxsize=64)
-def _numpy_dtype(kind: np.dtype) -> DType:
+def numpy_dtype(kind: np.dtype) -> DType:
     if not kind.isnative:
         raise TensorDtypeError(f"NumPy dtype {kind} is not in this machine's byte order", got=str(kind))
     try:
@@ -122,9 +137,10 @@ def _numpy_dtype(kind: np.dtype) -> DType:
 
 
 class _NumpyDoor:
-    name, suffix = "numpy", "_numpy"
+    name, suffix, borrows = "numpy", "_numpy", False
 
     def enter(self, array: np.ndarray) -> tuple[Any, Any]:
+        _require_plain(array)
         try:
             pointer = _from_buffer(array)
         except (ValueError, BufferError):
@@ -134,8 +150,8 @@ class _NumpyDoor:
     signature = staticmethod(numpy_signature)
 
     def short_key(self, array: np.ndarray, output: bool) -> tuple:
-        key = (array.shape, array.strides, array.dtype)
-        return (*key, array.flags.writeable) if output else key
+        flags = array.flags  # behaved: aligned and writeable
+        return array.shape, array.strides, array.dtype, flags.behaved if output else flags.aligned
 
     def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
         made = np.empty(sig.shape, sig.dtype.numpy)
@@ -165,15 +181,22 @@ def torch_dtypes() -> tuple[dict[Any, DType], dict[DType, Any]]:
     return found, {made: key for key, made in found.items()}
 
 
+def _torch_address(array: Any) -> int:
+    try:
+        address = int(array.data_ptr())
+    except RuntimeError as error:  # sparse, or one that stands for another
+        raise BadParamError(f"a torch tensor without memory of its own ({array.layout}): {error}") from None
+    known = torch_dtypes()[0].get(array.dtype)
+    if known is not None and array.numel():
+        require_aligned(address, known)
+    return address
+
+
 class _TorchDoor:
-    name, suffix = "torch", "_torch"
+    name, suffix, borrows = "torch", "_torch", False
 
     def enter(self, array: Any) -> tuple[Any, Any]:
-        try:
-            pointer = array.data_ptr()
-        except RuntimeError as error:  # sparse, or one that stands for another
-            raise BadParamError(f"a torch tensor without memory of its own ({array.layout}): {error}") from None
-        return (array.shape, array.stride(), array.dtype, array.device), _cast(_CHAR_POINTER, pointer)
+        return (array.shape, array.stride(), array.dtype, array.device), _cast(_CHAR_POINTER, _torch_address(array))
 
     def signature(self, array: Any) -> Signature:
         made = torch_dtypes()[0].get(array.dtype)
@@ -186,7 +209,7 @@ class _TorchDoor:
         return Signature.of(tuple(array.shape), array.stride(), made, Device(array.device))
 
     def short_key(self, array: Any, output: bool) -> tuple:
-        return array.shape, array.stride(), array.dtype, array.device
+        return array.shape, array.stride(), array.dtype, array.device, array.data_ptr() % array.itemsize
 
     def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
         torch = sys.modules["torch"]
@@ -196,7 +219,7 @@ class _TorchDoor:
         return made, pointer_to(made.data_ptr())
 
     def tensor(self, array: Any) -> Tensor:
-        return Tensor._make(pointer_to(array.data_ptr()), self.signature(array), array)
+        return Tensor._make(pointer_to(_torch_address(array)), self.signature(array), array)
 
     def stream(self, array: Any) -> Any:
         if array.is_cuda:
@@ -207,32 +230,47 @@ class _TorchDoor:
 # ---- everything else ----------------------------------------------------------------------------------------
 
 
-class _DLPackDoor:
-    """Arrays of other libraries: every call asks for their capsule, and works on the Tensor that comes of it."""
+class _BorrowingDoor:
+    """Arrays of other libraries. New outputs are Tensors, unless the library takes them over."""
 
-    name, suffix = "dlpack", "_dlpack"
+    suffix, borrows = "", True
+    short_key = None
+
+    def __init__(self, name: str, borrow: Callable[[Any], Tensor]):
+        self.name, self.tensor = name, borrow
 
     def enter(self, array: Any) -> tuple[Any, Any]:
         raise NotImplementedError("a call turns these arrays into tensors first")
 
     def signature(self, array: Any) -> Signature:
-        return from_dlpack(array)._sig
-
-    short_key = None
+        return self.tensor(array)._sig
 
     def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
         made = new(sig)
         namespace = getattr(like, "__array_namespace__", None)
         return (made if namespace is None else namespace().from_dlpack(made)), made._ptr
 
-    def tensor(self, array: Any) -> Tensor:
-        return from_dlpack(array)
-
     def stream(self, array: Any) -> None:
         return None
 
 
-_TENSOR, _NUMPY, _TORCH, DLPACK = _TensorDoor(), _NumpyDoor(), _TorchDoor(), _DLPackDoor()
+class _InterfaceDoor(_BorrowingDoor):
+    """Arrays that NumPy can look into: new outputs are NumPy's."""
+
+    def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
+        return _NUMPY.new(sig, like)
+
+
+def _from_interface(array: Any) -> Tensor:
+    if array.__array_interface__.get("mask") is not None:
+        raise BadParamError(expected="an array without a mask", got="a masked one")
+    return from_numpy(np.asarray(array))
+
+
+_TENSOR, _NUMPY, _TORCH = _TensorDoor(), _NumpyDoor(), _TorchDoor()
+_DLPACK = _BorrowingDoor("dlpack", from_dlpack)
+_CUDA_INTERFACE = _BorrowingDoor("cuda_array_interface", from_cuda_array)
+_INTERFACE = _InterfaceDoor("array_interface", _from_interface)
 
 
 class _Doors(dict[type, Any]):
@@ -253,8 +291,15 @@ def _find(kind: type) -> Any:
         _meet(torch.Tensor, torch.nn.Parameter)
         return _TORCH
     if hasattr(kind, "__dlpack__") and hasattr(kind, "__dlpack_device__"):
-        return DLPACK
-    raise TypeError(f"{kind.__name__} is no array: pass an infiniop.Tensor, NumPy, torch, or anything with __dlpack__")
+        return _DLPACK
+    if hasattr(kind, "__cuda_array_interface__"):
+        return _CUDA_INTERFACE
+    if hasattr(kind, "__array_interface__") and not issubclass(kind, np.generic):  # a scalar's memory is a copy
+        return _INTERFACE
+    raise TypeError(
+        f"{kind.__name__} is no array: pass an infiniop.Tensor, NumPy, torch, or anything with __dlpack__, "
+        "__array_interface__ or __cuda_array_interface__"
+    )
 
 
 def _meet(kind: type, parameter: type) -> None:

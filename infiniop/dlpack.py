@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import sys
 from typing import TYPE_CHECKING, Any
 
 from ._library import callback, ffi, lib
 from .device import Device
 from .errors import TensorDtypeError, check
-from .memory import NULL, current
+from .memory import NULL, address_of, current, require_aligned
 from .schema import dtypes as _dtypes
 from .schema.dtypes import DType
 from .streams import Event, lane_of
@@ -158,10 +159,16 @@ def borrow(source: Any) -> Tensor:
         capsule = source.__dlpack__(max_version=(1, 0), **wait)
     except TypeError:
         capsule = source.__dlpack__(**wait)
-    return from_capsule(capsule, device)
+    return from_capsule(capsule, device, _is_immutable(source))
 
 
-def from_capsule(capsule: Any, device: Device) -> Tensor:
+def _is_immutable(source: Any) -> bool:
+    """JAX's arrays never change, but their capsules do not say so."""
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(source, jax.Array)
+
+
+def from_capsule(capsule: Any, device: Device, immutable: bool = False) -> Tensor:
     for name, used, kind in (
         (_OWN_VERSIONED, _USED_VERSIONED, "DLManagedTensorVersioned *"),
         (_OWN, _USED, "DLManagedTensor *"),
@@ -170,13 +177,14 @@ def from_capsule(capsule: Any, device: Device) -> Tensor:
             managed = ffi.cast(kind, _pointer_of(capsule, name))
             if name is _OWN_VERSIONED and managed.version.major != 1:
                 raise BufferError(f"DLPack {managed.version.major}.{managed.version.minor}: version 1 is known here")
-            made = _tensor(managed, device, name is _OWN_VERSIONED)
+            readonly = immutable or bool(name is _OWN_VERSIONED and managed.flags & _READ_ONLY)
+            made = _tensor(managed, device, readonly)
             _rename(capsule, used)
             return made
     raise TypeError("not a DLPack capsule, or one that was consumed already")
 
 
-def _tensor(managed: Any, device: Device, versioned: bool) -> Tensor:
+def _tensor(managed: Any, device: Device, readonly: bool) -> Tensor:
     from .tensor import Signature, Tensor, row_major
 
     dl = managed.dl_tensor
@@ -185,7 +193,9 @@ def _tensor(managed: Any, device: Device, versioned: bool) -> Tensor:
         raise TensorDtypeError(f"DLPack type code {pair[0]}, {pair[1]} bits, {dl.dtype.lanes} lanes is not known here")
     shape = tuple(dl.shape[i] for i in range(dl.ndim))
     strides = row_major(shape) if dl.strides == NULL else tuple(dl.strides[i] for i in range(dl.ndim))
-    readonly = bool(versioned and managed.flags & _READ_ONLY)
     sig = Signature.of(shape, strides, _FROM_TYPES[pair], device, readonly)
     ptr = ffi.cast("char *", dl.data)
-    return Tensor._make(ptr + dl.byte_offset if ptr != NULL else ptr, sig, _Borrowed(managed))
+    ptr = ptr + dl.byte_offset if ptr != NULL else ptr
+    if 0 not in shape:
+        require_aligned(address_of(ptr), sig.dtype)
+    return Tensor._make(ptr, sig, _Borrowed(managed))

@@ -9,7 +9,8 @@ from typing import Any
 
 from ._library import ffi, lib
 from .device import Device
-from .errors import InternalError, check, last_error
+from .errors import BadParamError, InternalError, check, last_error
+from .schema.dtypes import DType
 
 NULL = ffi.NULL
 H2H, H2D, D2H, D2D = range(4)  # infinirtMemcpyKind_t
@@ -36,6 +37,21 @@ def address_of(pointer: Any) -> int:
 
 def pointer_to(address: int) -> Any:
     return ffi.cast(_CHAR_POINTER, address)
+
+
+def current_device() -> Device:
+    """The calling thread's."""
+    check(lib.infinirtGetDevice(_current.code, _current.index))
+    return Device(int(_current.code[0]), int(_current.index[0]))
+
+
+def require_aligned(address: int, dtype: DType) -> None:
+    """Elements must lie at multiples of their size; complex ones of half of it."""
+    unit = dtype.itemsize // 2 if dtype.name.startswith("C") else dtype.itemsize
+    if address % unit:
+        raise BadParamError(
+            expected=f"an address that is a multiple of {unit} bytes", got=f"{address:#x}: copy the array first"
+        )
 
 
 @contextlib.contextmanager

@@ -497,6 +497,13 @@ def from_dlpack(source: Any) -> Tensor:
     return dlpack.borrow(source)
 
 
+def from_cuda_array(source: Any) -> Tensor:
+    """The device memory of anything that has `__cuda_array_interface__`; read-only when it was lent so."""
+    from . import cuda_array
+
+    return cuda_array.borrow(source)
+
+
 def asarray(data: Any, *, dtype: object = None, device: DeviceLike = None) -> Tensor:
     """A tensor: `data` itself, its memory where that is possible, a copy where not."""
     if isinstance(data, Tensor):
@@ -505,6 +512,8 @@ def asarray(data: Any, *, dtype: object = None, device: DeviceLike = None) -> Te
         made = from_numpy(data)
     elif hasattr(data, "__dlpack__"):
         made = from_dlpack(data)
+    elif hasattr(data, "__cuda_array_interface__"):
+        made = from_cuda_array(data)
     else:
         made = from_numpy(np.asarray(data, None if dtype is None else _dtypes.dtype(dtype).numpy))
     if dtype is not None and made.dtype is not _dtypes.dtype(dtype):

@@ -237,12 +237,12 @@ def _fast_path(operator: Operator) -> str:
         _branch(
             operator, "elif kind is ndarray:", "_numpy",
             "{0}.shape, {0}.strides, {0}.dtype", "from_buffer({0})", "KeyError, AttributeError, TypeError, ValueError",
-            ", {0}.flags.writeable",
+            ", {0}.flags.aligned", ", {0}.flags.behaved",
         ),
         _branch(
             operator, "elif kind is arrays.torch_tensor:", "_torch",
-            "{0}.shape, {0}.stride(), {0}.dtype, {0}.device", "cast(CHAR_POINTER, {0}.data_ptr())",
-            "KeyError, AttributeError, TypeError",
+            "{0}.shape, {0}.stride(), {0}.dtype, {0}.device, {0}.data_ptr() % {0}.itemsize",
+            "cast(CHAR_POINTER, {0}.data_ptr())", "KeyError, AttributeError, TypeError",
         ),
     ]  # fmt: skip
     return f"if {given}stream is None and backend is None:\n" + textwrap.indent(head + "".join(branches) + tail, "    ")
@@ -262,13 +262,20 @@ if kind in accelerated:
 
 
 def _branch(
-    operator: Operator, test: str, cache: str, key: str, pointer: str, errors: str, output_key: str = ""
+    operator: Operator,
+    test: str,
+    cache: str,
+    key: str,
+    pointer: str,
+    errors: str,
+    input_key: str = "",
+    output_key: str = "",
 ) -> str:
     """One kind of array. `key` and `pointer` are templates over the argument's name."""
     keys, pointers = [], []
     for tensor in operator.tensors:
         name = _argument(operator, tensor)
-        part = (key + (output_key if tensor.is_output else "")).format(name)
+        part = (key + (output_key if tensor.is_output else input_key)).format(name)
         keys.append(f"None if {name} is None else ({part})" if tensor.optional else part)
         found = pointer.format(name)
         pointers.append(f"NULL if {name} is None else {found}" if tensor.optional else found)

@@ -157,3 +157,175 @@ def test_options_by_name_or_number() -> None:
     for number, name in enumerate(("GPT_J", "GPT_NEOX")):
         by_name = ops.rope(x, positions, sin, cos, algo=name)
         assert np.array_equal(by_name, ops.rope(x, positions, sin, cos, algo=number))
+
+
+class Interface:
+    """An array that only says where NumPy finds it."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    @property
+    def __array_interface__(self) -> dict:
+        return self.array.__array_interface__
+
+
+class OnDevice:
+    """Device memory of a library without DLPack; nothing reads it here."""
+
+    def __init__(self, **fields: object):
+        given = {"shape": (2, 3), "typestr": "<f4", "data": (0x1000, False), "version": 3, "strides": None}
+        self.fields = given | fields
+
+    @property
+    def __cuda_array_interface__(self) -> dict:
+        return self.fields
+
+
+def frozen(array: np.ndarray) -> np.ndarray:
+    made = array.view()
+    made.flags.writeable = False
+    return made
+
+
+def misaligned(array: np.ndarray) -> np.ndarray:
+    made = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+    made[...] = array
+    return made
+
+
+REFUSED = {  # what is wrong with it: the array made so, what the message says
+    "mask": (lambda a: np.ma.array(a, mask=a > 0), "mask"),
+    "alignment": (misaligned, "multiple of 4 bytes"),
+    "alignment, torch": (lambda a: torch.from_numpy(misaligned(a)), "multiple of 4 bytes"),
+    "alignment, interface": (lambda a: Interface(misaligned(a)), "multiple of 4 bytes"),
+    "byte order": (lambda a: a.astype(">f4"), "byte order"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", REFUSED)
+@pytest.mark.parametrize("argument", ["a", "b", "c"])
+def test_what_an_operator_cannot_take_is_refused_by_name(wrong: str, argument: str) -> None:
+    make, message = REFUSED[wrong]
+    arrays = {name: np.ones((5, 8), np.float32) for name in "abc"}
+    ops.add(arrays["a"], arrays["b"], out=arrays["c"])  # a descriptor for these shapes is known by now
+    made = make(arrays[argument])
+    mixed = arrays | {argument: made}
+    if isinstance(made, torch.Tensor):
+        mixed = {name: made if name == argument else torch.from_numpy(a) for name, a in arrays.items()}
+        ops.add(*[torch.from_numpy(a) for a in (arrays["a"], arrays["b"])], out=torch.from_numpy(arrays["c"]))
+    for _ in range(2):
+        with pytest.raises(errors.InfiniopError, match=message) as caught:
+            ops.add(mixed["a"], mixed["b"], out=mixed["c"])
+        assert (caught.value.op, caught.value.argument) == ("add", argument)
+    with pytest.raises(errors.InfiniopError, match=message) as caught:
+        infiniop.descriptor("add", **mixed)
+    assert (caught.value.op, caught.value.argument) == ("add", argument)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_alignment_counts_where_attributes_come_with_the_call(kind) -> None:
+    a, b = np.ones((4, 4), np.float32), np.ones((4, 4), np.float32)
+    arrays, bad = [kind(a), kind(b)], kind(misaligned(a))
+    out = kind(np.zeros((4, 4), np.float32))
+    for _ in range(3):
+        ops.gemm(*arrays, out=out)
+    with pytest.raises(errors.BadParamError, match="multiple of 4") as caught:
+        ops.gemm(bad, arrays[1], out=out)
+    assert caught.value.op == "gemm" and caught.value.argument == "a"
+    with pytest.raises(errors.BadParamError, match="multiple of 4"):
+        ops.gemm(*arrays, out=bad)
+
+
+@pytest.mark.parametrize("lend", [frozen, lambda a: Foreign(frozen(a)), lambda a: Interface(frozen(a))])
+def test_read_only_memory_is_read_and_never_written(lend) -> None:
+    a, b = inputs()
+    assert np.array_equal(np.asarray(ops.add(lend(a), lend(b))), a + b)
+    cache = np.zeros((2, 1, 4, 8), np.float32)
+    rows = np.ones((3, 1, 8), np.float32)
+    with pytest.raises(errors.BadParamError, match="read-only"):
+        ops.add(a, b, out=lend(a))
+    with pytest.raises(errors.BadParamError, match="read-only") as caught:
+        ops.paged_caching(cache, lend(cache), rows, rows, np.array([0, 5, -1]))
+    assert caught.value.argument == "v_cache" and not cache.any()
+
+
+def test_arrays_of_jax_are_read_and_never_written() -> None:
+    jnp = pytest.importorskip("jax.numpy")
+    a, b = inputs()
+    x, y, out = jnp.asarray(a), jnp.asarray(b), jnp.zeros((5, 8), jnp.float32)
+    made = ops.add(x, y)
+    assert type(made) is type(x) and np.array_equal(np.asarray(made), a + b)
+    for _ in range(2):
+        with pytest.raises(errors.BadParamError, match="read-only") as caught:
+            ops.add(x, y, out=out)
+        assert caught.value.argument == "c"
+    cache, rows = jnp.zeros((2, 1, 4, 8), jnp.float32), jnp.ones((3, 1, 8), jnp.float32)
+    with pytest.raises(errors.BadParamError, match="read-only"):
+        ops.paged_caching(cache, cache, rows, rows, np.array([0, 5, -1]))
+    assert not np.asarray(out).any() and not np.asarray(cache).any()
+    assert infiniop.from_dlpack(x).readonly and infiniop.from_dlpack(x).data_ptr == x.unsafe_buffer_pointer()
+
+
+def test_array_interface() -> None:
+    a, b = inputs()
+    out = np.zeros_like(a)
+    given = Interface(out[:, ::-1])
+    for _ in range(2):
+        assert ops.add(Interface(a[:, ::-1]), Interface(b[:, ::-1]), out=given) is given
+        assert np.array_equal(out, a + b)
+    made = ops.add(Interface(a), b)
+    assert type(made) is np.ndarray and np.array_equal(made, a + b)
+    from infiniop.arrays import as_tensor
+
+    assert as_tensor(Interface(a)).data_ptr == a.ctypes.data
+    with pytest.raises(TypeError, match="no array"):
+        ops.add(a, b, out=np.float32(0))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "strides", "readonly"),
+    [
+        ({}, (3, 1), False),
+        ({"version": 2, "data": (0x1000, True)}, (3, 1), True),
+        ({"strides": (4, 8)}, (1, 2), False),
+        ({"descr": [("", "<f4")], "stream": None}, (3, 1), False),
+    ],
+)
+def test_cuda_array_interface(fields: dict, strides: tuple[int, ...], readonly: bool) -> None:
+    from infiniop.arrays import as_tensor
+
+    made = as_tensor(OnDevice(**fields))
+    assert (made.shape, made.strides, made.dtype) == ((2, 3), strides, infiniop.float32)
+    assert (str(made.device), made.data_ptr, made.readonly) == ("nvidia:0", 0x1000, readonly)
+    empty = as_tensor(OnDevice(**fields | {"shape": (0, 3), "data": (None, False)}))
+    assert empty.numel() == 0 and empty.data_ptr == 0
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"version": 1}, errors.BadParamError, "version 2 or 3"),
+        ({"mask": object()}, errors.BadParamError, "mask"),
+        ({"stream": 0}, errors.BadParamError, "forbids"),
+        ({"strides": (6, 4)}, errors.BadParamError, "strides"),
+        ({"strides": (4,)}, errors.BadParamError, "strides"),
+        ({"data": (0x1002, False)}, errors.BadParamError, "multiple of 4"),
+        ({"typestr": ">f4"}, errors.TensorDtypeError, "byte order"),
+        ({"typestr": "<V2"}, errors.TensorDtypeError, "not one of"),
+    ],
+)
+def test_cuda_array_interface_refusals(fields: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message) as caught:
+        ops.add(OnDevice(**fields), OnDevice())
+    assert (caught.value.op, caught.value.argument) == ("add", "a")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without the device")
+@pytest.mark.parametrize("stream", [None, 1, 2, 0x7000])
+def test_cuda_arrays_without_the_device(stream: int | None) -> None:
+    for _ in range(2):
+        with pytest.raises((errors.DeviceNotSupportedError, errors.DeviceNotFoundError), match="nvidia"):
+            ops.add(OnDevice(stream=stream), OnDevice(), out=OnDevice())
+    with pytest.raises(errors.BadParamError, match="nvidia"):
+        ops.add(np.ones((2, 3), np.float32), OnDevice())

@@ -8,7 +8,7 @@
 namespace {
 
 constexpr Py_ssize_t kMaxTensors = 10, kMaxWords = 256;
-constexpr int kNumpyWriteable = 0x0400;
+constexpr int kNumpyAligned = 0x0100, kNumpyWriteable = 0x0400;
 
 // The public layout of NumPy's arrays, the same in NumPy 1 and 2.
 struct NumpyArray {
@@ -87,7 +87,8 @@ bool add_numpy(PyObject *object, Key &key, void **pointer) {
     static_assert(sizeof(Py_ssize_t) == sizeof(int64_t), "extents are 64 bits");
     const auto *array = reinterpret_cast<const NumpyArray *>(object);
     *pointer = array->data;
-    return key.put((array->flags & kNumpyWriteable) ? 2 : 3, reinterpret_cast<intptr_t>(array->dtype), array->ndim,
+    return (array->flags & kNumpyAligned) &&
+           key.put((array->flags & kNumpyWriteable) ? 2 : 3, reinterpret_cast<intptr_t>(array->dtype), array->ndim,
                    reinterpret_cast<const int64_t *>(array->shape), reinterpret_cast<const int64_t *>(array->strides));
 }
 
@@ -97,6 +98,9 @@ bool add_torch(PyObject *array, Key &key, void **pointer) {
         return false;
     }
     *pointer = view.data == nullptr ? nullptr : view.data + view.byte_offset;
+    if (view.bits < 8 || reinterpret_cast<uintptr_t>(*pointer) % (view.bits / 8) != 0) {
+        return false; // the general path says what is wrong, if anything is
+    }
     const int64_t dtype = view.code | view.bits << 8 | static_cast<int64_t>(view.lanes) << 16;
     return key.put(4 | view.device_type << 8, dtype << 32 | static_cast<uint32_t>(view.device_id), view.ndim,
                    view.shape, view.strides);
