@@ -164,8 +164,8 @@ def borrow(source: Any) -> Tensor:
 
 def _is_immutable(source: Any) -> bool:
     """JAX's arrays never change, but their capsules do not say so."""
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(source, jax.Array)
+    array = getattr(sys.modules.get("jax"), "Array", None)
+    return array is not None and isinstance(source, array)
 
 
 def from_capsule(capsule: Any, device: Device, immutable: bool = False) -> Tensor:

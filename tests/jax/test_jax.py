@@ -7,17 +7,17 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-jax = pytest.importorskip("jax")
+pytest.importorskip("jax.numpy")  # not "jax": that is the name of this folder as well
+import jax
+import jax.numpy as jnp
 
-import jax.numpy as jnp  # noqa: E402
-
-import infiniop.jax  # noqa: E402
-from infiniop import errors, ops  # noqa: E402
-from infiniop.gen.jax import parameters  # noqa: E402
-from infiniop.gen.python import identifier  # noqa: E402
-from infiniop.jax import handler  # noqa: E402
-from infiniop.operators import all_operators  # noqa: E402
-from infiniop.schema import Operator, Role, Sample  # noqa: E402
+import infiniop.jax
+from infiniop import errors, ops
+from infiniop.gen.jax import parameters
+from infiniop.gen.python import identifier
+from infiniop.jax import handler
+from infiniop.operators import all_operators
+from infiniop.schema import Operator, Role, Sample
 
 
 def usable(operator: Operator, sample: Sample) -> bool:
