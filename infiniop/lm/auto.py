@@ -18,6 +18,7 @@ from .quantized import open_checkpoint
 from .ranks import Parallel, rank_device, spread
 
 if TYPE_CHECKING:
+    from .config import LlamaConfig
     from .models.llama import LlamaForCausalLM
 
 logger = logging.getLogger(__name__)
@@ -56,20 +57,24 @@ class AutoLlamaModel:
             dtype = resolve_dtype(dtype)
         config = load_config(folder)
         ranks = distributed_config or DistConfig()
-        arguments = folder, str(device), dtype, quantize, ranks
-        model: Any = spread(config, ranks, infiniop.Device(device).name, _load, *arguments)
+        arguments = config, str(device), dtype, quantize, ranks
+        model: Any = spread(config, ranks, infiniop.Device(device).name, _load, folder, *arguments)
         model.generation_defaults = _generation_defaults(folder)
         seconds = time.perf_counter() - began
         logger.info("loaded %s: device %s, dtype %r, %.2f seconds", folder, device, model.dtype, seconds)
         return model
 
 
-def _load(
-    parallel: Parallel | None, folder: Path, device: str, dtype: Any, quantize: str | None, ranks: DistConfig
-) -> LlamaForCausalLM:
-    """One rank's part of the model in a folder."""
-    config = load_config(folder)
-    model = model_class(config.model_type)(config, rank_device(device, ranks, parallel), dtype, quantize, parallel)
+def build(
+    parallel: Parallel | None, config: LlamaConfig, device: str, dtype: Any, quantize: str | None, ranks: DistConfig
+) -> Any:
+    """One rank's part of a model, without values."""
+    return model_class(config.model_type)(config, rank_device(device, ranks, parallel), dtype, quantize, parallel)
+
+
+def _load(parallel: Parallel | None, folder: Path, config: LlamaConfig, *arguments: Any) -> LlamaForCausalLM:
+    """One rank's part of the model in a folder; `arguments` as in `build`."""
+    model = build(parallel, config, *arguments)
     model.load_checkpoint(open_checkpoint(folder, config.extra.get("quantization_config")))
     return model
 

@@ -11,14 +11,14 @@ import numpy as np
 import infiniop
 
 from .arrays import infini_to_numpy
+from .auto import build
 from .batch import ForwardBatch
 from .cache import BlockCache, CacheConfig, StaticKVCacheConfig
 from .config import LlamaConfig
 from .distributed import DistConfig
 from .generation import GenerationMixin
 from .hooks import HookRegistry
-from .models import model_class
-from .ranks import Parallel, rank_device, spread
+from .ranks import spread
 from .sampling import SamplingParams
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class InferEngine(GenerationMixin):
         self.distributed_config = ranks = distributed_config or DistConfig()
         self.config = config
         self.model: Any = spread(
-            config, ranks, infiniop.Device(device_type).name, _build, config, str(infiniop.Device(device_type)), dtype,
+            config, ranks, infiniop.Device(device_type).name, build, config, str(infiniop.Device(device_type)), dtype,
             quantize, ranks,
         )  # fmt: skip
         self.device = self.model.device
@@ -188,13 +188,6 @@ class InferEngine(GenerationMixin):
         self, batch: ForwardBatch, cache: BlockCache, parameters: Sequence[SamplingParams]
     ) -> tuple[np.ndarray, Tensor]:
         return self.model.next_tokens(batch, cache, parameters)
-
-
-def _build(
-    parallel: Parallel | None, config: LlamaConfig, device: str, dtype: Any, quantize: str | None, ranks: DistConfig
-) -> Any:
-    """One rank's part of a model without values."""
-    return model_class(config.model_type)(config, rank_device(device, ranks, parallel), dtype, quantize, parallel)
 
 
 def _per_request(name: str, value: Any, count: int) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .arrays import infini_to_numpy, token_rows
-from .sampling import SamplingParams
+from .sampling import SamplingParams, sampling_options
 from .text import IncrementalDecoder, Tokenizer, encode
 
 if TYPE_CHECKING:
@@ -162,10 +162,7 @@ class GenerationMixin:
         """The options that are not None, and the model's own for the others; none at all: greedy."""
         defaults = self.generation_defaults
         sampled = defaults.get("do_sample", False) or any(value is not None for value in given.values())
-        fallback = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
-        if not sampled:
-            return {}
-        return {k: next(v for v in (given[k], defaults.get(k), fallback[k]) if v is not None) for k in fallback}
+        return sampling_options(given, defaults) if sampled else {}
 
     def stop_ids(self, eos_token_id: int | Sequence[int] | None = None) -> frozenset[int]:
         """The tokens that end a sequence: those given, else generation_config.json's, else config.json's."""

@@ -44,7 +44,7 @@ class Packer:
         integers, scales, zeros = (
             infiniop.from_numpy(array).to(self._device) for array in (weight.integers, weight.scales, weight.zeros)
         )
-        return _pack(integers, scales, zeros, 4 if weight.bits == 4 else 8, weight.group_size)
+        return _pack(integers, scales, zeros, f"int{weight.bits}", weight.group_size)
 
     def floats(self, weight: Tensor, format: str | None = None) -> Tensor:
         """A float weight `[n, k]` on the device, quantised; itself when it is not to be, or has no fitting groups."""
@@ -52,11 +52,11 @@ class Packer:
         group_size = next((g for g in range(_GROUP_SIZE, _LEAST_GROUP - 1, -1) if weight.shape[1] % g == 0), None)
         if format is None or group_size is None:
             return weight
-        return _pack(weight, None, None, int(format.removeprefix("int")), group_size)
+        return _pack(weight, None, None, format, group_size)
 
 
-def _pack(weight: Tensor, scales: Tensor | None, zeros: Tensor | None, bits: int, group_size: int) -> Tensor:
-    options = {"format": FORMATS[f"int{bits}"], "group_size": group_size}
+def _pack(weight: Tensor, scales: Tensor | None, zeros: Tensor | None, format: str, group_size: int) -> Tensor:
+    options = {"format": FORMATS[format], "group_size": group_size}
     size = int(ops.linear_packed_size(weight, scales, zeros, **options).to("cpu").numpy())
     packed = infiniop.empty((size,), dtype=infiniop.uint8, device=weight.device)
     return ops.linear_pack(weight, scales, zeros, **options, out=packed)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -46,6 +46,15 @@ class SamplingParams:
 
     def seeded(self) -> Self:
         return self if self.seed is not None else replace(self, seed=secrets.randbits(63))
+
+
+_NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+
+
+def sampling_options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters of `SamplingParams` but for the seed: what is given, else the default, else what filters nothing.
+    None counts as not given."""
+    return {k: next(v for v in (given.get(k), defaults.get(k), _NEUTRAL[k]) if v is not None) for k in _NEUTRAL}
 
 
 class Sampler:

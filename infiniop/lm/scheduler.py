@@ -62,22 +62,30 @@ class Continuation:
     request: Request
     index: int
     arrival: int
-    generated: list[int] = field(default_factory=list)
     state: State = State.FORKING
     finish_reason: FinishReason | None = None
     preemptions: int = 0
+    tokens: list[int] = field(init=False)  # of the prompt, and generated
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
 
     @property
     def seq_id(self) -> Hashable:
         return self.request.request_id, self.index
 
     @property
-    def tokens(self) -> list[int]:
-        return [*self.request.prompt, *self.generated]
+    def generated(self) -> list[int]:
+        return self.tokens[len(self.request.prompt) :]
 
     @property
     def length(self) -> int:
-        return len(self.request.prompt) + len(self.generated)
+        return len(self.tokens)
+
+    @property
+    def new_tokens(self) -> int:
+        """How many have been generated."""
+        return len(self.tokens) - len(self.request.prompt)
 
     @property
     def order(self) -> tuple[int, int]:
@@ -192,7 +200,7 @@ class Scheduler:
         self._fork()
         step: list[Work] = []
         budget, preemptions = self.max_step_tokens, self.statistics.preemptions
-        for continuation in sorted(self._running, key=lambda c: (not c.generated, c.order)):
+        for continuation in sorted(self._running, key=lambda c: (c.new_tokens == 0, c.order)):
             if continuation.state is State.RUNNING and budget > 0:  # another may have preempted it
                 budget -= self._take(step, continuation, budget)
         while budget > 0 and self._waiting and self.statistics.preemptions == preemptions:
@@ -215,10 +223,10 @@ class Scheduler:
                 self.table.index(continuation.seq_id, continuation.tokens)
             if token is None:
                 continue
-            continuation.generated.append(token)
+            continuation.tokens.append(token)
             if token in continuation.request.stop_ids:
                 self.finish(continuation, FinishReason.STOP)
-            elif len(continuation.generated) >= continuation.request.max_new_tokens:
+            elif continuation.new_tokens >= continuation.request.max_new_tokens:
                 self.finish(continuation, FinishReason.LENGTH)
             yield work, token
 

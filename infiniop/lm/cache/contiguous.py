@@ -11,7 +11,7 @@ from infiniop import ops
 from ..arrays import resolve_dtype
 from .blocks import CacheFullError
 from .config import StaticKVCacheConfig
-from .kinds import as_tokens, kind_of
+from .kinds import as_pair, as_tokens, kind_of
 from .pool import BlockCache
 
 if TYPE_CHECKING:
@@ -43,9 +43,7 @@ class KVCache(BlockCache):
         keys, values = self.pool.layer(layer_idx)
         rows, heads, size, dim = keys.shape
         start = self._lengths[layer_idx]
-        parts = [as_tokens(name, array, (rows, -1, heads, dim), keys) for name, array in (("k", k), ("v", v))]
-        if parts[0].shape != parts[1].shape:
-            raise ValueError(f"k {list(parts[0].shape)} and v {list(parts[1].shape)} must have one shape")
+        parts = as_pair(k, v, (rows, -1, heads, dim), keys)
         end = start + parts[0].shape[1]
         if end > size:
             raise CacheFullError(f"layer {layer_idx} would hold {end} tokens, the cache holds {size} of each sequence")

@@ -24,6 +24,14 @@ def kind_of(array: Any) -> Callable[[Tensor], Any]:
     return lambda tensor: tensor
 
 
+def as_pair(k: Any, v: Any, shape: tuple[int, ...], like: Tensor) -> tuple[Tensor, Tensor]:
+    """`as_tokens` of keys and values, which must have one shape."""
+    keys, values = as_tokens("k", k, shape, like), as_tokens("v", v, shape, like)
+    if keys.shape != values.shape:
+        raise ValueError(f"k {list(keys.shape)} and v {list(values.shape)} must have one shape")
+    return keys, values
+
+
 def as_tokens(name: str, array: Any, shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An array of this shape on the memory's device and in its dtype; -1 takes any extent. Raises `ValueError` for
     another shape, `TypeError` for another dtype."""

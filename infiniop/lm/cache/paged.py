@@ -12,7 +12,7 @@ from infiniop import ops
 from ..arrays import resolve_dtype
 from .blocks import CacheFullError
 from .config import PagedKVCacheConfig
-from .kinds import as_tokens, kind_of
+from .kinds import as_pair, kind_of
 from .pool import BlockCache
 
 if TYPE_CHECKING:
@@ -98,9 +98,7 @@ class PagedKVCache(BlockCache):
         self._check_layer(layer_idx)
         keys, values = self.pool.layer(layer_idx)
         shape = (-1, keys.shape[1], keys.shape[3])
-        parts = [as_tokens(name, array, shape, keys) for name, array in (("k", k), ("v", v))]
-        if parts[0].shape != parts[1].shape:
-            raise ValueError(f"k {list(parts[0].shape)} and v {list(parts[1].shape)} must have one shape")
+        parts = as_pair(k, v, shape, keys)
         start, end = lengths[layer_idx], lengths[layer_idx] + parts[0].shape[0]
         try:
             self.sequences.own(seq_id, start, end)
@@ -194,9 +192,7 @@ class PagedKVCacheAdapter:
         start = cache.length(0, layer_idx)
         keys, _ = cache.pool.layer(layer_idx)
         shape = (self.batch_size, -1, keys.shape[1], keys.shape[3])
-        parts = [as_tokens(name, array, shape, keys) for name, array in (("k", k), ("v", v))]
-        if parts[0].shape != parts[1].shape:
-            raise ValueError(f"k {list(parts[0].shape)} and v {list(parts[1].shape)} must have one shape")
+        parts = as_pair(k, v, shape, keys)
         missing = table.blocks_for(start + parts[0].shape[1]) - len(table.blocks(0))
         if self.batch_size * missing > table.allocator.free_blocks:
             raise CacheFullError(

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ..requests import RequestParams
+from ..sampling import sampling_options
 
 
 class StreamOptions(BaseModel):
@@ -43,14 +44,9 @@ class _Request(BaseModel):
 
     def params(self, defaults: dict[str, Any], max_new_tokens: int, logprobs: int | None) -> RequestParams:
         """`defaults`: the model's own sampling options, for what is not given."""
-        given = {name: getattr(self, name) for name in ("temperature", "top_p", "top_k", "min_p")}
-        fallback = {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
-        sampling: dict[str, Any] = {
-            k: next(v for v in (given[k], defaults.get(k), fallback[k]) if v is not None) for k in fallback
-        }
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return RequestParams(
-            **sampling,
+            **sampling_options(vars(self), defaults),
             seed=self.seed,
             max_new_tokens=max_new_tokens,
             n=self.n,
