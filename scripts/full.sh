@@ -32,6 +32,10 @@ if need qemu-aarch64 qemu-user && need aarch64-linux-gnu-g++ g++-aarch64-linux-g
     tests/abi/arm64.sh qemu-aarch64 -L /usr/aarch64-linux-gnu
 fi
 
+step "ranks placed by Ray"
+$python -m pip install -q "ray>=2.9"
+$python -m pytest -q tests/examples/test_ray.py
+
 step "a chat page in a browser"
 if need chromium chromium && need chromedriver chromium-driver; then $python -m pytest -q tests/lm/test_server.py -k page; fi
 

@@ -13,6 +13,7 @@ import infiniop
 if TYPE_CHECKING:
     import torch
 
+_MEETING = timedelta(seconds=120)  # for all members to connect
 _PATIENCE = timedelta(days=30)  # ranks wait for work as long as it takes; one that dies closes its connections
 
 
@@ -39,7 +40,8 @@ class CommunicationGroup:
             if self._nccl:
                 self._group = dist.ProcessGroupNCCL(prefixed, rank, size, dist.ProcessGroupNCCL.Options())
             else:
-                self._group = dist.ProcessGroupGloo(prefixed, rank, size, _PATIENCE)
+                self._group = dist.ProcessGroupGloo(prefixed, rank, size, _MEETING)
+                self._group._set_default_timeout(_PATIENCE)
 
     def all_reduce(self, tensor: Any) -> None:
         """The sum over all ranks, to every rank."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import ml_dtypes
 import numpy as np
@@ -76,3 +78,21 @@ def test_a_member_that_goes_is_noticed():
         return True
 
     assert on_ranks(2, work) == [True, None]
+
+
+def test_a_member_that_never_comes_is_an_error_in_time(monkeypatch):
+    monkeypatch.setattr("infiniop.lm.groups._MEETING", timedelta(seconds=1))
+    with pytest.raises(RankError, match="did not meet"):
+        CommunicationGroup(dist.HashStore(), "alone", 0, 2)
+
+
+def test_members_that_met_wait_as_long_as_it_takes(monkeypatch):
+    monkeypatch.setattr("infiniop.lm.groups._MEETING", timedelta(seconds=1))
+
+    def late(group):
+        if group.rank == 1:
+            time.sleep(2)
+        group.all_reduce(array := np.ones(3, np.float32))
+        return array
+
+    assert all((array == 2).all() for array in on_ranks(2, late))
