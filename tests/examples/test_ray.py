@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("ray")
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = [str(ROOT / "examples/demo_model/model"), "-p", "import os\n", "--max-new-tokens", "12", "--temperature", "0"]
+MODEL = str(ROOT / "examples/demo_model/model")
+ARGUMENTS = [MODEL, "-p", "import os\n", "--max-new-tokens", "12", "--temperature", "0"]
 
 
 @pytest.mark.parametrize("split", ["--tp", "--pp"])
