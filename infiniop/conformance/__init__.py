@@ -1,1 +1,1 @@
-"""Running an operator's samples on a backend and saying what is wrong."""
+"""The conformance kit: `pytest --pyargs infiniop.conformance --backend NAME` says whether a backend is right."""

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
+from infiniop._library import ffi, lib
+from infiniop.device import Device
+from infiniop.errors import check
+from infiniop.memory import NULL, copy, current
 from infiniop.schema import Operator, Role
 from infiniop.tensor import extent
 
-GUARD = 256  # bytes before and after
+GUARD = 4096  # bytes before and after
+NOWHERE = 64  # an address for tensors without elements
 _CANARY, _POISON = 0xC5, 0xFF  # 0xFF is NaN in every float dtype, -1 in signed integers
+_HOST = Device("cpu")
 Arrays = Mapping[str, "np.ndarray | None"]
 
 
 class Block:
-    """One array's memory. Aliased arguments share a block."""
+    """One array's memory on the host. Aliased arguments share a block."""
 
     def __init__(self, array: np.ndarray):
         self.itemsize = array.itemsize
@@ -28,10 +35,6 @@ class Block:
         if array.size:
             self.array[...] = array
         self.before = self.memory.copy()
-
-    @property
-    def address(self) -> int:
-        return int(self.memory.ctypes.data) + self.start
 
     def poison(self) -> None:
         """Fill the elements with a pattern that no result has."""
@@ -91,8 +94,6 @@ class Arguments:
             block = self.blocks.get(tensor.name)
             if tensor.role is Role.OUT and block is not None and tensor.name not in read and id(block) not in inputs:
                 block.poison()
-        for block in self.blocks.values():
-            block.before = block.memory.copy()
 
     def violations(self) -> list[str]:
         """Memory that changed and must not."""
@@ -104,3 +105,75 @@ class Arguments:
                 what = "memory outside its elements" if id(block) in written else "an input"
                 found.append(f"{name}: {what} changed: {where}")
         return found
+
+
+class Placed:
+    """The blocks of one call in device memory, and a workspace of exactly `workspace_size` bytes between canaries."""
+
+    def __init__(self, arguments: Arguments, workspace_size: int, device: Device):
+        self.arguments, self.workspace_size, self.device = arguments, workspace_size, device
+        self.workspace = np.full(workspace_size + 2 * GUARD, _CANARY, np.uint8)  # nothing may rely on zeros
+        self._pointers: dict[int, Any] = {}  # by the id of the host memory
+        images = [b.memory for b in arguments.blocks.values()] + ([self.workspace] if workspace_size else [])
+        try:
+            for image in {id(i): i for i in images}.values():
+                self._pointers[id(image)] = allocate(device, image.nbytes)
+                copy(self._pointers[id(image)], ffi.from_buffer(image), image.nbytes, device, _HOST, NULL)
+        except BaseException:
+            self.free()
+            raise
+
+    def address(self, name: str) -> Any:
+        """Where the tensor's first element lies; None for an absent one."""
+        block = self.arguments.blocks.get(name)
+        if block is None:
+            return None
+        if not block.array.size:
+            return ffi.cast("char *", NOWHERE)
+        return self._pointers[id(block.memory)] + block.start
+
+    def scratch(self) -> tuple[Any, int]:
+        """The workspace as a call takes it."""
+        if not self.workspace_size:
+            return NULL, 0
+        return self._pointers[id(self.workspace)] + GUARD, self.workspace_size
+
+    def fetch(self) -> None:
+        """Bring every byte back into the blocks."""
+        images = {id(b.memory): b.memory for b in self.arguments.blocks.values()} | {id(self.workspace): self.workspace}
+        for key, pointer in self._pointers.items():
+            copy(ffi.from_buffer(images[key]), pointer, images[key].nbytes, _HOST, self.device, NULL)
+
+    def violations(self) -> list[str]:
+        """Of the arguments and of the workspace, once fetched."""
+        found = self.arguments.violations()
+        if (self.workspace[:GUARD] != _CANARY).any() or (self.workspace[-GUARD:] != _CANARY).any():
+            found.append(f"workspace: memory outside its {self.workspace_size} bytes changed")
+        return found
+
+    def free(self) -> None:
+        with current(self.device):
+            for pointer in self._pointers.values():
+                lib.infinirtFree(pointer)
+        self._pointers = {}
+
+
+@contextmanager
+def placed(arguments: Arguments, workspace_size: int, device: Device) -> Iterator[Placed]:
+    """Device memory inside; afterwards, whatever happens, the blocks hold what became of it."""
+    here = Placed(arguments, workspace_size, device)
+    try:
+        yield here
+    finally:
+        try:
+            here.fetch()
+        finally:
+            here.free()
+
+
+def allocate(device: Device, size: int) -> Any:
+    """Device memory as a char pointer."""
+    room = ffi.new("void **")
+    with current(device):
+        check(lib.infinirtMalloc(room, size), "infinirtMalloc")
+    return ffi.cast("char *", room[0])

@@ -1,4 +1,4 @@
-"""Samples and error samples through the four-step C API, as a C program would call it."""
+"""Samples and error samples on a backend, against the reference."""
 
 from __future__ import annotations
 
@@ -8,115 +8,22 @@ from typing import Any
 
 import numpy as np
 
-from infiniop import _call, errors
-from infiniop._library import ffi, lib
-from infiniop.device import Device
 from infiniop.inference import Binding
-from infiniop.memory import NULL, current, pointer_to
 from infiniop.operators import all_operators
-from infiniop.schema import REQUIRED, BadValue, ErrorSample, Operator, Role, Sample, Status, dtype
-from infiniop.tensor import Signature
+from infiniop.schema import BadValue, ErrorSample, Operator, Sample, Status, dtype
 
+from .call import Declined, Failed, run, signature
 from .memory import Arguments
+from .subject import Subject, subject
 
 Arrays = Mapping[str, "np.ndarray | None"]
-_NOWHERE = 64  # an address for tensors without elements
 
 
-class Failed(Exception):
-    """A C call that answered something else than SUCCESS."""
-
-    def __init__(self, at: str, error: errors.InfiniopError):
-        super().__init__(f"{at}: {error.status.name}: {error}")
-        self.at, self.error = at, error
-
-
-class Call:
-    """One call of an operator's C functions on guarded host memory; the device must be able to read it."""
-
-    def __init__(self, operator: Operator, backend: str | None, device: str = "cpu"):
-        self.operator, self.operation = operator, _call.operations[operator.name]
-        self.device, self.backend = Device(device), backend
-
-    def run(self, arguments: Arguments, attrs: Mapping[str, Any], null: Mapping[str, frozenset[str]]) -> None:
-        """Create, query the workspace, calculate, destroy. `null`: names passed as NULL, at "create" and at "run"."""
-        values = self._values(attrs)
-        descriptor = self._create(arguments, values, null.get("create", frozenset()))
-        try:
-            self._calculate(descriptor, arguments, values, null.get("run", frozenset()))
-        finally:
-            status = self.operation.destroy(descriptor)
-        self._check(status, "destroy")
-
-    def _values(self, attrs: Mapping[str, Any]) -> list[Any]:
-        unknown = set(attrs) - {a.name for a in self.operator.attrs}
-        if unknown:
-            raise KeyError(f"{self.operator.name} has no attribute {', '.join(sorted(unknown))}")
-        found = [attrs.get(a.name, a.default) for a in self.operator.attrs]
-        missing = [a.name for a, v in zip(self.operator.attrs, found, strict=True) if v is REQUIRED]
-        if missing:
-            raise KeyError(f"{self.operator.name}: the sample lacks {', '.join(missing)}")
-        return found
-
-    def _create(self, arguments: Arguments, values: list[Any], null: frozenset[str]) -> Any:
-        tensors = []
-        for tensor in self.operator.tensors:
-            block = arguments.blocks.get(tensor.name)
-            if block is None or tensor.name in null:
-                tensors.append(NULL)
-            else:
-                tensors.append(_call.tensor_descriptor(signature(block.array)))
-        room = ffi.new(self.operation.descriptor_type)
-        converted = [self.operation.convert(i, values[i]) for i in self.operation.at_create]
-        handle = _call.handle_for(self.device, self.backend)
-        with current(self.device):
-            status = self.operation.create_function(handle, room, *tensors, *converted)
-        self._check(status, "create")
-        return room[0]
-
-    def _calculate(self, descriptor: Any, arguments: Arguments, values: list[Any], null: frozenset[str]) -> None:
-        pointers = []
-        for tensor in self.operator.tensors:
-            block = arguments.blocks.get(tensor.name)
-            if block is None or tensor.name in null:
-                pointers.append(NULL)
-            else:
-                pointers.append(pointer_to(block.address if block.array.size else _NOWHERE))
-        scratch, guard = self._workspace(descriptor)
-        with current(self.device):
-            status = self.operation.function(descriptor, *scratch, *pointers, *self.operation.run_values(values), NULL)
-        self._check(status, "run")
-        if guard is not None and (guard[:_GUARD] != 1).any() | (guard[-_GUARD:] != 1).any():
-            raise AssertionError(f"{self.operator.name} wrote outside its workspace of {len(guard) - 2 * _GUARD} bytes")
-
-    def _workspace(self, descriptor: Any) -> tuple[tuple[Any, ...], np.ndarray | None]:
-        if not self.operator.workspace:
-            return (), None
-        room = ffi.new("size_t *")
-        self._check(self.operation.workspace_size(descriptor, room), "workspace")
-        if room[0] == 0:
-            return (NULL, 0), None
-        memory = np.ones(room[0] + 2 * _GUARD, np.uint8)  # never zeroed: nothing may rely on that
-        return (pointer_to(memory.ctypes.data + _GUARD), room[0]), memory
-
-    def _check(self, status: int, at: str) -> None:
-        if status:
-            raise Failed(at, errors.last_error(status, self.operator.name))
-
-
-_GUARD = 64
-
-
-def signature(array: np.ndarray) -> Signature:
-    return Signature.of(
-        array.shape, tuple(s // array.itemsize for s in array.strides), dtype(array.dtype), Device("cpu")
-    )
-
-
-def run_sample(operator: Operator, sample: Sample, backend: str | None = None) -> list[str]:
-    """What is wrong with the backend's answer; [] when nothing is."""
+def run_sample(operator: Operator, sample: Sample, backend: str) -> list[str]:
+    """What is wrong with the backend's answer; [] when nothing is. Raises `Declined`."""
+    tested = subject(backend)
     try:
-        made = sample.prepare(_caller(backend)) if sample.prepare is not None else {}
+        made = sample.prepare(_caller(tested)) if sample.prepare is not None else {}
     except (Failed, AssertionError) as error:
         return [f"preparation: {error}"]
     actual, expected = Arguments(operator, {**sample.tensors, **made}), Arguments(operator, sample.tensors)
@@ -125,11 +32,10 @@ def run_sample(operator: Operator, sample: Sample, backend: str | None = None) -
     expected.poison_outputs(read)
     inputs = {n: None if a is None else a.copy() for n, a in sample.tensors.items()}
     try:
-        Call(operator, backend).run(actual, sample.attrs, {})
-    except (Failed, AssertionError) as error:
-        return [str(error)]
+        failures = run(operator, tested, actual, sample.attrs)
+    except Failed as error:
+        return [str(error), *actual.violations()]
     reference_attrs = python_attrs(operator, sample.attrs)
-    failures = actual.violations()
     try:
         operator.reference(**expected.arrays(), **reference_attrs)
     except BadValue as error:  # a call without any output elements succeeds unseen
@@ -146,13 +52,17 @@ def run_sample(operator: Operator, sample: Sample, backend: str | None = None) -
     return failures
 
 
-def _caller(backend: str | None) -> Callable[[str, Arrays, Mapping[str, object]], None]:
+def _caller(tested: Subject) -> Callable[[str, Arrays, Mapping[str, object]], None]:
     """What `Sample.prepare` calls operators of the backend with."""
 
     def call(name: str, tensors: Arrays, attrs: Mapping[str, object]) -> None:
+        if not tested.has(name):
+            raise Declined(f"{tested.backend} has no {name}, which makes an argument of this sample")
         operator = all_operators()[name]
         arguments = Arguments(operator, tensors)
-        Call(operator, backend).run(arguments, attrs, {})
+        wrong = run(operator, tested, arguments, attrs)
+        if wrong:
+            raise AssertionError(f"{name}: {wrong[0]}")
         for tensor in operator.outputs:
             target = tensors[tensor.name]
             if target is not None:
@@ -161,23 +71,37 @@ def _caller(backend: str | None) -> Callable[[str, Arrays, Mapping[str, object]]
     return call
 
 
-def run_error_sample(operator: Operator, sample: ErrorSample, backend: str | None = None) -> list[str]:
-    """What is wrong with how the backend refuses the call; [] when nothing is."""
-    arguments = Arguments(operator, sample.tensors)
-    for block in arguments.blocks.values():
-        block.before = block.memory.copy()
+def run_error_sample(operator: Operator, sample: ErrorSample, backend: str) -> list[str]:
+    """What is wrong with how the backend refuses the call; [] when nothing is.
+
+    A wrong value inside a tensor is the CPU's to refuse; other devices may skip what it concerns.
+    """
+    tested, arguments = subject(backend), Arguments(operator, sample.tensors)
     try:
-        Call(operator, backend).run(arguments, sample.attrs, {sample.at: sample.null})
+        violations = run(operator, tested, arguments, sample.attrs, {sample.at: sample.null})
     except Failed as failed:
-        failures = []
-        if failed.error.status != sample.status:
-            failures.append(f"expected {Status(sample.status).name}, got {failed}")
-        if failed.at != sample.at:
-            failures.append(f"refused at {failed.at}, expected at {sample.at}: {failed}")
-        if sample.argument not in str(failed.error):
-            failures.append(f"the message does not name {sample.argument}: {failed.error}")
-        return failures + [f"{n}: memory changed: {b.changed()}" for n, b in arguments.blocks.items() if b.changed()]
-    return [f"expected {Status(sample.status).name} at {sample.at}, got SUCCESS"]
+        changed = [f"{n}: memory changed: {b.changed()}" for n, b in arguments.blocks.items() if b.changed()]
+        return [*_wrong_refusal(operator, sample, failed), *changed]
+    if is_inside_a_tensor(operator, sample) and not tested.device.is_cpu:
+        return violations
+    return [f"expected {Status(sample.status).name} at {sample.at}, got SUCCESS", *violations]
+
+
+def is_inside_a_tensor(operator: Operator, sample: ErrorSample) -> bool:
+    """Whether only the kernel can see what is wrong."""
+    return sample.at == "run" and not sample.null and any(t.name == sample.argument for t in operator.tensors)
+
+
+def _wrong_refusal(operator: Operator, sample: ErrorSample, failed: Failed) -> list[str]:
+    found = []
+    if failed.error.status != sample.status:
+        found.append(f"expected {Status(sample.status).name}, got {failed}")
+    if failed.at != sample.at:
+        found.append(f"refused at {failed.at}, expected at {sample.at}: {failed}")
+    for what, name in (("argument", sample.argument), ("operator", operator.name)):
+        if name not in str(failed.error):
+            found.append(f"the message does not name the {what} {name}: {failed.error}")
+    return found
 
 
 def python_attrs(operator: Operator, attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -243,18 +167,12 @@ def reference_raises(operator: Operator, sample: ErrorSample) -> BadValue | None
     return None
 
 
-def has_kernel(backend: str, op: str) -> bool:
-    """Whether the backend has a kernel for the operator."""
-    room = ffi.new("int *")
-    return lib.infiniopBackendHasOperator(backend.encode(), op.encode(), room) == 0 and bool(room[0])
-
-
 def elements(sample: Sample | ErrorSample) -> int:
     """How many elements its tensors hold."""
     return sum(math.prod(a.shape) for a in sample.tensors.values() if a is not None)
 
 
 __all__ = [
-    "Call", "Failed", "Role", "compare", "elements", "has_kernel", "python_attrs", "reference_raises",
-    "run_error_sample", "run_sample", "signature",
+    "Declined", "Failed", "compare", "elements", "python_attrs", "reference_raises", "run_error_sample", "run_sample",
+    "signature",
 ]  # fmt: skip

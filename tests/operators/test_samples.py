@@ -1,13 +1,16 @@
-"""Every operator's samples and error samples, through the four-step C API, on every built-in backend of the CPU."""
+"""The conformance kit's cases on every built-in backend of the CPU, and large samples."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import pytest
 
 import infiniop
-from infiniop import _call
 from infiniop.conformance import runner
+from infiniop.conformance.cases import Options, cases
+from infiniop.conformance.subject import subject
 from infiniop.operators import all_operators
 from infiniop.schema import Operator, Sample
 from infiniop.tensor import extent
@@ -17,24 +20,14 @@ BACKENDS = ["cpu", "reference"]
 LARGEST = 1 << 27  # elements in one sample; beyond: `make full`
 
 
-def kernel_of(backend: str, name: str) -> None:
-    _call.handle_for(_call.Device("cpu"), backend)
-    if not runner.has_kernel(backend, name):
-        pytest.fail(f"{backend} has no kernel for {name}")
-
-
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_samples(backend: str, name: str) -> None:
-    operator = all_operators()[name]
-    kernel_of(backend, name)
-    failures, count = [], 0
-    for sample in operator.samples(np.random.default_rng(1)):
-        if "large" in sample.tags or runner.elements(sample) > LARGEST:
-            continue
-        count += 1
-        failures += [f"{sample.name}: {f}" for f in runner.run_sample(operator, sample, backend)]
-    assert count, "no samples"
+def test_the_kit_finds_nothing(backend: str, name: str) -> None:
+    tested = subject(backend)
+    assert tested.has(name), f"{backend} has no kernel for {name}"
+    kinds = Counter(case.kind for case in cases(all_operators()[name], tested, Options()))
+    assert kinds["sample"] and kinds["error"], kinds
+    failures = [f"{case.name}: {f}" for case in cases(all_operators()[name], tested, Options()) for f in case.run()]
     assert not failures, "\n" + "\n".join(failures)
 
 
@@ -68,19 +61,6 @@ def run_in_place(operator: Operator, sample: Sample) -> list[str]:
     pairs = [(expected[t.name], sample.tensors[t.name]) for t in operator.outputs]
     differences = [runner.compare(e, a, None) for e, a in pairs if e is not None and a is not None]
     return [d for d in differences if d]
-
-
-@pytest.mark.parametrize("name", OPERATORS)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_error_samples(backend: str, name: str) -> None:
-    operator = all_operators()[name]
-    kernel_of(backend, name)
-    failures, count = [], 0
-    for sample in operator.error_samples(np.random.default_rng(2)):
-        count += 1
-        failures += [f"{sample.name}: {f}" for f in runner.run_error_sample(operator, sample, backend)]
-    assert count, "no error samples"
-    assert not failures, "\n" + "\n".join(failures)
 
 
 @pytest.mark.parametrize("name", OPERATORS)
