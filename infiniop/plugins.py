@@ -7,12 +7,13 @@ nothing else.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.metadata
 import os
 import threading
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .python_backend import PythonBackend
 
 ENTRY_POINTS = "infiniop.backends"
+PATIENCE = 10.0  # seconds after which a plugin that still loads is named on stderr
 HOOK = "infiniop_register_backends"
 
 hookspec = pluggy.HookspecMarker("infiniop")
@@ -114,25 +116,43 @@ def _installed() -> list[tuple[str, Any, str]]:
 
 
 def _load(name: str, load: Any, origin: str) -> None:
-    try:
-        plugin = load()
-        if not manager.is_registered(plugin):
-            manager.register(plugin, name)
-        backends = _ask(plugin)
-    except BaseException as error:
-        note_failure(name, origin, error)
-        return
-    for backend in backends:
+    with _named_when_slow(name, origin):
         try:
-            backend.register()
+            plugin = load()
+            if not manager.is_registered(plugin):
+                manager.register(plugin, name)
+            backends = _ask(plugin)
         except BaseException as error:
-            note_failure(getattr(backend, "name", name), origin, error)
+            note_failure(name, origin, error)
+            return
+        for backend in backends:
+            try:
+                backend.register()
+            except BaseException as error:
+                note_failure(getattr(backend, "name", name), origin, error)
+
+
+@contextlib.contextmanager
+def _named_when_slow(name: str, origin: str) -> Iterator[None]:
+    """Python cannot interrupt a plugin that hangs; it can say which one it is."""
+    text = f"infiniop: still waiting for plugin {name} ({origin}) to load\n"
+    timer = threading.Timer(PATIENCE, lambda: os.write(2, text.encode("utf-8", "replace")))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _ask(plugin: object) -> list[Backend]:
     """One plugin's answer: the others must not suffer from its failure."""
     others = [other for other in manager.get_plugins() if other is not plugin]
+    if not manager.get_hookcallers(plugin):
+        raise TypeError(f"it has no {HOOK}()")
     answers = manager.subset_hook_caller(HOOK, others)()
+    if not answers:
+        raise TypeError(f"{HOOK}() returned None: expected NativeBackends and PythonBackends")
     backends = [backend for answer in answers for backend in ([answer] if hasattr(answer, "register") else answer)]
     for backend in backends:
         if not callable(getattr(backend, "register", None)):
@@ -142,9 +162,13 @@ def _ask(plugin: object) -> list[Backend]:
 
 def note_failure(name: str, origin: str, error: BaseException) -> None:
     """Show the failure in listings."""
-    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit) and not isinstance(error, SystemExit):
+    if isinstance(error, KeyboardInterrupt):
         raise error
     if os.environ.get("INFINIOP_DEBUG") == "1":
         traceback.print_exception(error)
-    message = f"{type(error).__name__}: {error}"
-    lib.infiniopReportBackendError(name.encode(), origin.encode(), message.encode("utf-8", "replace"))
+    try:
+        message = f"{type(error).__name__}: {error}"
+    except Exception:  # its __str__ fails as well
+        message = type(error).__name__
+    texts = [str(text).encode("utf-8", "replace") for text in (name, origin, message)]
+    lib.infiniopReportBackendError(*texts)

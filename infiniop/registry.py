@@ -13,7 +13,7 @@ from .plugins import NativeBackend
 
 @dataclass(frozen=True)
 class BackendInfo:
-    """One backend, loaded or not. `error` is "" when it loaded."""
+    """One backend, loaded or not. `error` is "" when it loaded; `notes` says what of it is not used, and why."""
 
     name: str
     device: str
@@ -25,6 +25,7 @@ class BackendInfo:
     kernels: int
     error: str
     fallbacks: int
+    notes: str
 
     def has(self, op: str) -> bool:
         """Whether it has a kernel for the operator."""
@@ -56,7 +57,7 @@ def _info(index: int) -> BackendInfo:
     return BackendInfo(
         name=text("name"), device=text("device_name"), version=text("version"), origin=text("origin"),
         priority=int(info.priority), explicit_only=bool(info.flags & 1), device_count=int(info.device_count),
-        kernels=int(info.nkernels), error=text("error"), fallbacks=int(info.fallbacks),
+        kernels=int(info.nkernels), error=text("error"), fallbacks=int(info.fallbacks), notes=text("notes"),
     )  # fmt: skip
 
 

@@ -30,9 +30,10 @@ typedef struct infiniopBackendInfo {
     int32_t priority;
     uint32_t flags;
     int device_count;
-    size_t nkernels;
+    size_t nkernels; /* those that can be used */
     const char *error;     /* "" when it loaded */
     uint64_t fallbacks;    /* descriptors created here because the backends before it could not */
+    const char *notes;     /* what of a loaded backend is not used, and why; "" */
 } infiniopBackendInfo;
 
 INFINI_API infiniStatus_t infiniopGetBackendCount(size_t *count);

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ._plugins import all_backends
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -17,13 +19,11 @@ def register(app: typer.Typer) -> None:
 
 
 def list_backends(as_json: Json = False) -> None:
-    """The backends found, with device, version, priority, and the error of those that failed to load."""
+    """The backends found, with device, version, priority; why some failed to load, and what of others is not used."""
     from rich.console import Console
     from rich.table import Table
 
-    from infiniop.registry import backends
-
-    rows = sorted(backends(), key=lambda b: (bool(b.error), b.device, -b.priority))
+    rows = sorted(all_backends(), key=lambda b: (bool(b.error), b.device, -b.priority))
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows]))
         return
@@ -39,8 +39,8 @@ def list_backends(as_json: Json = False) -> None:
     console = Console()
     console.print(table)
     for row in rows:
-        if row.error:
-            console.print(f"{row.name}: {row.error}", markup=False, highlight=False)
+        if row.error or row.notes:
+            console.print(f"{row.name}: {row.error or row.notes}", markup=False, highlight=False)
 
 
 def list_operators(as_json: Json = False) -> None:
@@ -49,9 +49,8 @@ def list_operators(as_json: Json = False) -> None:
     from rich.table import Table
 
     from infiniop.operators import all_operators
-    from infiniop.registry import backends
 
-    loaded = [b for b in backends() if not b.error]
+    loaded = [b for b in all_backends() if not b.error]
     rows = []
     for name, operator in all_operators().items():
         first = operator.outputs[0].dtype

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ._plugins import all_backends
+
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 
 
@@ -19,7 +21,13 @@ def register(app: typer.Typer) -> None:
     bench.command("overhead")(bench_overhead)
     bench.command("torch")(bench_torch)
     bench.command("serving")(bench_serving)
+    bench.callback()(load_plugins)
     app.add_typer(bench, name="bench")
+
+
+def load_plugins() -> None:
+    """Before anything is printed."""
+    all_backends()
 
 
 def bench_ops(

@@ -15,6 +15,8 @@ from typing import Annotated
 
 import typer
 
+from ._plugins import all_backends
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -81,9 +83,7 @@ def _native() -> Iterator[Finding]:
 
 
 def _backends() -> Iterator[Finding]:
-    from infiniop.registry import backends
-
-    rows = backends()
+    rows = all_backends()
     for row in rows:
         told = row.error or f"device {row.device}, {row.kernels} operators"
         yield Finding(f"backend {row.name}", not row.error, told, f"see {row.origin}", needed=row.name == "cpu")

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._plugins import all_backends
+
 if TYPE_CHECKING:
     from infiniop.lm.generation import GenerationOutput, GenerationStatistics
 
@@ -49,6 +51,7 @@ def generate(
     """Continue a text and print TTFT, ITL and tokens/s."""
     if backend is not None:
         os.environ["INFINIOP_BACKENDS"] = backend  # read when the libraries load, which is below
+    all_backends()  # before anything is printed
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
     live = stream and not as_json and len(prompt) == 1
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

@@ -213,6 +213,18 @@ def infiniop_register_backends():
     "missing": "from infiniop import NativeBackend\ndef infiniop_register_backends():\n"
     "    return [NativeBackend('/nowhere/libacme.so')]\n",
     "leaving": "import sys\nsys.exit(3)\n",
+    "hookless": "x = 1\n",
+    "nothing": "def infiniop_register_backends():\n    return None\n",
+    "speechless": "class Odd(Exception):\n    def __str__(self):\n        raise ValueError\nraise Odd\n",
+    "unparsable": "def (:\n",
+    "twin": "from infiniop import PythonBackend\ndef infiniop_register_backends():\n"
+    "    return [PythonBackend('cpu', kernels={})]\n",
+    "winged": "from infiniop import PythonBackend\ndef infiniop_register_backends():\n"
+    "    return [PythonBackend('wings', kernels={'fly': print})]\n",
+    "loud": "import os\nprint('printed by Python')\nos.write(1, b'written by C')\n"
+    "def infiniop_register_backends():\n    return []\n",
+    "slow": "import time\nfrom infiniop import plugins\ntime.sleep(3 * plugins.PATIENCE)\n"
+    "def infiniop_register_backends():\n    return []\n",
 }
 
 
@@ -232,22 +244,34 @@ def installed(tmp_path: Path) -> dict[str, str]:
 
 def test_entry_points_are_found_and_their_failures_shown(installed: dict[str, str]) -> None:
     script = (
-        "import json, numpy as np, infiniop\nfrom infiniop import ops\n"
+        "import json, numpy as np, infiniop\nfrom infiniop import ops, plugins\nplugins.PATIENCE = 0.1\n"
         "a = np.ones(2, np.float32)\n"
         "assert ops.add(a, a).tolist() == [2, 2]\n"
         "assert ops.add(a, a, backend='works').tolist() == [42, 42]\n"
-        "print(json.dumps({b.name: b.error for b in infiniop.backends()}))\n"
+        "print('\\n' + json.dumps([(b.name, b.error) for b in infiniop.backends()]))\n"
     )
     done = subprocess.run([sys.executable, "-c", script], env=installed, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
-    assert rows["works"] == "" and rows["cpu"] == "" and rows["reference"] == ""
+    listing = json.loads(done.stdout.splitlines()[-1])
+    rows = dict(listing)
+    assert rows["works"] == "" and rows["reference"] == "" and ["cpu", ""] in listing
     assert "no luck today" in rows["broken"] and "nothing to say" in rows["silent"]
     assert "3" in rows["strange"] and "SystemExit" in rows["leaving"]
     assert any("libacme" in error for error in rows.values())
+    assert "it has no infiniop_register_backends()" in rows["hookless"] and "returned None" in rows["nothing"]
+    assert rows["speechless"] == "Odd" and "SyntaxError" in rows["unparsable"]
+    assert any(name == "cpu" and "already there" in error for name, error in listing)
+    assert "unknown operators: fly" in rows["wings"]
+    assert "still waiting for plugin slow (entry point plugin_slow) to load" in done.stderr
 
 
-def test_the_command_line_shows_them(installed: dict[str, str]) -> None:
+def test_the_command_line_shows_them(installed: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "plugin_slow.py").unlink()
     done = subprocess.run([sys.executable, "-m", "infiniop", "backends"], env=installed, capture_output=True, text=True)
     assert done.returncode == 0 and "no luck today" in done.stdout and "works" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
+    done = subprocess.run(
+        [sys.executable, "-m", "infiniop", "backends", "--json"], env=installed, capture_output=True, text=True
+    )
+    assert {row["name"] for row in json.loads(done.stdout)} > {"works", "broken", "slow"}
+    assert "printed by Python" in done.stderr and "written by C" in done.stderr

@@ -158,8 +158,9 @@ infiniStatus_t create_state(InfiniopDescriptor &desc, const infiniopCall &call, 
     if (raw(status) != INFINI_STATUS_SUCCESS) {
         return plugin_failed(raw(status), desc.schema->name, kernel.backend->name);
     }
-    desc.kernel = &kernel; // from here on the state is destroyed with the descriptor
+    desc.kernel = &kernel;
     desc.calculate = kernel.calculate;
+    desc.destroy = kernel.destroy; // from here on the state is destroyed with the descriptor
     desc.state = state;
     desc.workspace_size = workspace;
     return INFINI_STATUS_SUCCESS;

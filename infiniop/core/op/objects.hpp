@@ -34,6 +34,7 @@ struct InfiniopDescriptor {
     uint64_t magic = expected_magic;
     const infini::OperatorSchema *schema;
     infiniStatus_t (*calculate)(void *state, const infiniopRun *run);
+    void (*destroy)(void *state) = nullptr;
     void *state = nullptr;
     size_t workspace_size = 0;
     uint64_t present = 0;  // by tensor: has elements
@@ -50,8 +51,8 @@ struct InfiniopDescriptor {
     std::atomic<int> references{1};        // the caller's, and one per recorded call
 
     ~InfiniopDescriptor() {
-        if (kernel && kernel->destroy) {
-            kernel->destroy(state);
+        if (destroy) {
+            infini::guarded(schema->name, [&] { return destroy(state), INFINI_STATUS_SUCCESS; });
         }
     }
 };

@@ -3,7 +3,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <set>
 
+#include "dispatch.hpp"
 #include "runtime/devices.hpp"
 #include "runtime/plugin.hpp"
 
@@ -28,6 +31,60 @@ int count_devices(const Backend &backend) {
     return known ? count : 0;
 }
 
+const OperatorSchema *find_schema(std::string_view op) {
+    const auto end = operator_schemas + operator_schema_count;
+    const auto found = std::find_if(operator_schemas, end, [&](const OperatorSchema *s) { return op == s->name; });
+    return found == end ? nullptr : *found;
+}
+
+bool usable(const Kernel &kernel) {
+    const OperatorSchema *schema = find_schema(kernel.op);
+    return schema && schema->version == kernel.schema_version;
+}
+
+size_t count_usable(const Backend &backend) {
+    const auto &all = backend.kernels;
+    return static_cast<size_t>(
+        std::count_if(all.begin(), all.end(), [](const auto &entry) { return usable(entry.second); }));
+}
+
+std::string kernel_note(const Kernel &kernel) {
+    const OperatorSchema *schema = find_schema(kernel.op);
+    return !schema ? std::string("unknown operator ") + kernel.op
+                   : std::string(kernel.op) + " is of schema version " + std::to_string(kernel.schema_version) +
+                         ", this library speaks " + std::to_string(schema->version);
+}
+
+// What of a backend is not used, in alphabetical order.
+std::string notes(const Backend &backend) {
+    std::set<std::string> found;
+    for (const auto &entry : backend.kernels) {
+        if (!usable(entry.second)) {
+            found.insert(kernel_note(entry.second));
+        }
+    }
+    const Backend *serves = runtime_backend(backend.device);
+    if (!serves) {
+        found.insert("nobody brings a runtime for device '" + backend.device_name + "'");
+    } else if (backend.has_runtime && serves != &backend) {
+        found.insert("its runtime is not used: device '" + backend.device_name + "' has that of backend '" +
+                     serves->name + "'");
+    }
+    std::string text;
+    for (const std::string &note : found) {
+        text += (text.empty() ? "" : "; ") + note;
+    }
+    return text;
+}
+
+// Strings that live as long as the process.
+const char *forever(const std::string &text) {
+    static std::mutex mutex;
+    static auto *const all = new std::set<std::string>;
+    const std::lock_guard lock(mutex);
+    return all->insert(text).first->c_str();
+}
+
 infiniopBackendInfo describe(const Backend &b) {
     infiniopBackendInfo info{};
     info.name = b.name.c_str();
@@ -38,9 +95,10 @@ infiniopBackendInfo describe(const Backend &b) {
     info.priority = b.priority;
     info.flags = b.flags;
     info.device_count = count_devices(b);
-    info.nkernels = b.kernels.size();
+    info.nkernels = count_usable(b);
     info.error = b.error.c_str();
     info.fallbacks = b.fallbacks;
+    info.notes = b.error.empty() ? forever(notes(b)) : "";
     return info;
 }
 
@@ -119,7 +177,8 @@ infiniStatus_t infiniopBackendHasOperator(const char *backend, const char *op, i
         if (!named) {
             return fail(INFINI_STATUS_BAD_PARAM, function, "backend", "one that is loaded", backend);
         }
-        *has = named->kernel(op) ? 1 : 0;
+        const Kernel *kernel = named->kernel(op);
+        *has = kernel && usable(*kernel) ? 1 : 0;
         return INFINI_STATUS_SUCCESS;
     });
 }

@@ -158,6 +158,25 @@ bool read_into(Backend &backend, const infiniopBackend *theirs) {
     return (!table.runtime || read_runtime(backend, table.runtime)) && read_kernels(backend, table);
 }
 
+// nullptr: the failure is noted.
+const infiniopBackend *call_init(infiniopBackendInit_t init, const std::string &path) {
+    expect_plugin();
+    try {
+        const infiniopBackend *table = init(&host_table());
+        if (!table && plugin_said(INFINI_STATUS_SUCCESS) == INFINI_STATUS_SUCCESS) {
+            fail(INFINI_STATUS_DEVICE_NOT_INITIALIZED, op, path + ": its init gave NULL and no reason");
+        } else if (!table) {
+            plugin_failed(plugin_said(INFINI_STATUS_SUCCESS), op, path);
+        }
+        return table;
+    } catch (const std::exception &error) {
+        fail(INFINI_STATUS_INTERNAL_ERROR, op, path + ": its init threw an exception: " + error.what());
+    } catch (...) {
+        fail(INFINI_STATUS_INTERNAL_ERROR, op, path + ": its init threw an exception");
+    }
+    return nullptr;
+}
+
 } // namespace
 
 const infiniopHost &host_table() {
@@ -172,10 +191,11 @@ const infiniopHost &host_table() {
 }
 
 const infiniopBackend *open_plugin(const std::string &path) {
-    void *library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL); // never closed: plugins are never unloaded
+    const std::string wrong = unloadable(path);
+    void *library = wrong.empty() ? dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr; // never closed
     if (!library) {
-        const char *why = dlerror();
-        fail(INFINI_STATUS_BAD_PARAM, op, std::string("cannot load ") + path + ": " + (why ? why : "unknown reason"));
+        const char *why = wrong.empty() ? dlerror() : wrong.c_str();
+        fail(INFINI_STATUS_BAD_PARAM, op, "cannot load " + path + ": " + (why ? why : "unknown reason"));
         return nullptr;
     }
     const auto init = reinterpret_cast<infiniopBackendInit_t>(dlsym(library, INFINIOP_BACKEND_INIT_SYMBOL));
@@ -183,12 +203,7 @@ const infiniopBackend *open_plugin(const std::string &path) {
         fail(INFINI_STATUS_BAD_PARAM, op, path + " is no plugin: it does not export " INFINIOP_BACKEND_INIT_SYMBOL);
         return nullptr;
     }
-    expect_plugin();
-    const infiniopBackend *table = init(&host_table());
-    if (!table) {
-        plugin_failed(plugin_said(INFINI_STATUS_DEVICE_NOT_INITIALIZED), op, path);
-    }
-    return table;
+    return call_init(init, path);
 }
 
 std::unique_ptr<Backend> read_backend(const infiniopBackend *table, const std::string &origin) {

@@ -19,6 +19,9 @@ template <class Struct> Struct known_part(const Struct *theirs) {
     return ours;
 }
 
+// Why the file cannot be a plugin on this machine; "": nothing speaks against it.
+std::string unloadable(const std::string &path);
+
 // Open a library and call its init. nullptr: the failure is noted.
 const infiniopBackend *open_plugin(const std::string &path);
 
