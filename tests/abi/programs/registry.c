@@ -168,7 +168,7 @@ static void devices_apart(void) {
 
 static void tables_of_this_process(void) {
     infiniopBackend table = {sizeof table, 0, 1, "here", "cpu", NULL, 0, 0, NULL, NULL, 0, NULL}, copy;
-    infiniopBackendInfo info = {sizeof info, NULL, NULL, INFINI_DEVICE_CPU, NULL, NULL, 0, 0, 0, 0, NULL, 0};
+    infiniopBackendInfo info = {sizeof info, NULL, NULL, INFINI_DEVICE_CPU, NULL, NULL, 0, 0, 0, 0, NULL, 0, NULL};
     FAILS(NULL_POINTER, "backend", infiniopRegisterBackend(NULL));
     copy = table;
     copy.struct_size = 0;
