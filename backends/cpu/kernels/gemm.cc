@@ -77,7 +77,7 @@ struct Gemm {
 
     void choose() {
         const size_t least = std::min(m, n);
-        const bool few = least <= max_few && k > 0;
+        const bool few = least <= max_few_of(dtype) && k > 0;
         if (few ? n < m : c.column != 1) {
             swap();
         }
@@ -132,28 +132,30 @@ struct Gemm {
                 store);
             return;
         }
-        float *x = run.workspace<float>();
-        expand(x, pa);
-        form == Form::dot ? dot_form(x, pb, store) : scaled_rows_form(x, pb, store);
+        if (form == Form::dot) {
+            auto *x = run.workspace<panel_t<E>>();
+            expand<E>(x, pa);
+            dot_form(x, pb, store);
+        } else {
+            float *x = run.workspace<float>();
+            expand<float>(x, pa);
+            scaled_rows_form(x, pb, store);
+        }
     }
 
-    template <class E> void expand(float *x, const E *pa) const {
+    template <class Order, class P, class E> void expand(P *x, const E *pa) const {
         parallel_for(batch * m, grain_for(k * 4), [&](size_t begin, size_t end) {
             for (size_t i = begin; i < end; i++) {
                 const E *row = pa + ptrdiff_t(i / m) * a.batch + ptrdiff_t(i % m) * a.row;
-                if (form == Form::dot) {
-                    expand_row<E>(x + i * padded(k), row, a.column, k);
-                } else {
-                    expand_row<float>(x + i * padded(k), row, a.column, k);
-                }
+                expand_row<Order>(x + i * padded(k), row, a.column, k);
             }
         });
     }
 
-    template <class E> void dot_form(const float *x, const E *pb, const Store<E> &store) const {
+    template <class E> void dot_form(const panel_t<E> *x, const E *pb, const Store<E> &store) const {
         const size_t groups = div_up(n, dot_rows);
         parallel_for(batch * groups, grain_for(dot_rows * k * sizeof(E)), [&](size_t begin, size_t end) {
-            float out[max_few * dot_block];
+            float out[max_few<E> * dot_block];
             while (begin < end) {
                 const size_t g = begin / groups, row = begin % groups * dot_rows;
                 const size_t taken = std::min({end - begin, groups - begin % groups, dot_block / dot_rows});

@@ -40,7 +40,7 @@ struct State {
     int bits;               // of x, with a quantised weight
     BlockedProduct product; // of many rows
 
-    bool few() const { return m <= max_few; }
+    bool few() const { return m <= max_few_of(dtype); }
 
     static Status create(const Call &call, State &s, size_t &workspace) {
         s.dtype = call.dtype(T::x);
@@ -124,9 +124,9 @@ struct State {
                 return one_row(x, weight, store);
             }
         }
-        float *rows = run.workspace<float>();
+        auto *rows = run.workspace<panel_t<E>>();
         for (size_t i = 0; i < m; i++) {
-            float *row = rows + i * padded(k);
+            panel_t<E> *row = rows + i * padded(k);
             packed ? expand_row<float>(row, x + ptrdiff_t(i) * x_row, 1, k)
                    : expand_row<E>(row, x + ptrdiff_t(i) * x_row, 1, k);
         }
@@ -146,9 +146,9 @@ struct State {
         });
     }
 
-    template <class E> void few_rows(const float *rows, const E *weight, const Store<E> &store) const {
+    template <class E> void few_rows(const panel_t<E> *rows, const E *weight, const Store<E> &store) const {
         parallel_for(div_up(n, dot_rows), grain_for(dot_rows * k * sizeof(E)), [&](size_t begin, size_t end) {
-            float out[max_few * dot_block];
+            float out[max_few<E> * dot_block];
             for (size_t row = begin * dot_rows; row < std::min(end * dot_rows, n); row += dot_block) {
                 const size_t count = std::min(dot_block, std::min(end * dot_rows, n) - row);
                 dot_product(weight + ptrdiff_t(row) * weight_row, weight_row, count, rows, m, k, out);
@@ -159,10 +159,10 @@ struct State {
         });
     }
 
-    template <class E> void few_rows_packed(const float *rows, const E *weight, const Store<E> &store) const {
+    template <class E> void few_rows_packed(const panel_t<E> *rows, const E *weight, const Store<E> &store) const {
         const size_t size = panel_elements(k, dtype);
         parallel_for(div_up(n, panel_rows), grain_for(size * sizeof(E)), [&](size_t begin, size_t end) {
-            float out[max_few * panel_rows];
+            float out[max_few<E> * panel_rows];
             for (; begin < end; begin++) {
                 panel_product(weight + begin * size, rows, m, k, out);
                 const size_t row = begin * panel_rows;

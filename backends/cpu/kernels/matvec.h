@@ -6,16 +6,21 @@
 
 namespace infiniop::cpu {
 
-constexpr size_t max_few = 16; // rows that count as a few
+// Rows that count as a few: from there on packing the matrix for a blocked product pays.
+template <class T> constexpr size_t max_few = word_elements<panel_t<T>> == 2 ? 32 : 16;
+inline size_t max_few_of(infiniDtype_t dtype) { return dtype == INFINI_DTYPE_BF16 ? max_few<bf16> : max_few<float>; }
 
-// ---- the few rows: f32, padded with zeros to chunks of two vectors ------------------------------------------------
+// ---- the few rows: panel_t<T>, padded with zeros to chunks of two vectors -----------------------------------------
 
-constexpr size_t chunk = 2 * width;
+template <class T> constexpr size_t vector_elements = width * word_elements<panel_t<T>>;
+template <class T> constexpr size_t chunk = 2 * vector_elements<T>;
 
-// Two neighbouring bf16 are split by a shift and a mask, so a chunk holds its even elements, then its odd ones.
+// Where bf16 is widened, two neighbours are split by a shift and a mask: a chunk holds its even elements, then its odd
+// ones.
 template <class T> constexpr bool split_pairs = std::is_same_v<T, bf16>;
 
-inline size_t padded(size_t k) { return round_up(k, chunk); }
+// An odd number of chunks, so that rows do not share the sets of a cache.
+inline size_t padded(size_t k) { return (div_up(k, chunk<bf16>) | 1) * chunk<bf16>; }
 
 // Position within its chunk of element i.
 template <class T> constexpr size_t chunk_position(size_t i) { return split_pairs<T> ? i % 2 * width + i / 2 : i; }
@@ -33,6 +38,7 @@ template <size_t half, class T> vf load_half(const T *p) {
 
 // dst[padded(k)] from k elements `stride` apart, in chunks of T's order.
 template <class T, class S> void expand_row(float *dst, const S *src, ptrdiff_t stride, size_t k) {
+    constexpr size_t step = 2 * width;
     if (!split_pairs<T> && stride == 1) {
         for_vectors<width>(k, [&](size_t i, auto part) { store(dst + i, load(src + i, part)); });
         std::fill(dst + k, dst + padded(k), 0.0f);
@@ -40,15 +46,27 @@ template <class T, class S> void expand_row(float *dst, const S *src, ptrdiff_t 
     }
     size_t i = 0;
     if constexpr (split_pairs<S> && split_pairs<T>) {
-        for (; stride == 1 && i + chunk <= k; i += chunk) {
+        for (; stride == 1 && i + step <= k; i += step) {
             store(dst + i, load_half<0>(src + i));
             store(dst + i + width, load_half<1>(src + i));
         }
     }
     std::fill(dst + i, dst + padded(k), 0.0f);
     for (; i < k; i++) {
-        dst[i / chunk * chunk + chunk_position<T>(i % chunk)] = get(src[ptrdiff_t(i) * stride]);
+        dst[i / step * step + chunk_position<T>(i % step)] = get(src[ptrdiff_t(i) * stride]);
     }
+}
+
+// Pairs of bf16 are multiplied as they lie.
+template <class> void expand_row(bf16 *dst, const bf16 *src, ptrdiff_t stride, size_t k) {
+    if (stride == 1) {
+        std::copy_n(src, k, dst);
+    } else {
+        for (size_t i = 0; i < k; i++) {
+            dst[i] = src[ptrdiff_t(i) * stride];
+        }
+    }
+    std::fill(dst + k, dst + padded(k), bf16{});
 }
 
 // ---- matrix rows contiguous along k: dot products -----------------------------------------------------------------
@@ -79,26 +97,32 @@ constexpr size_t dot_columns = vector_bytes == 64 ? 6 : 3; // of the few rows at
 
 namespace detail {
 template <class T, size_t R, size_t X, size_t half>
-void dot_half(vf (&acc)[X][R], const T *const *w, const float *x, size_t ldx, size_t i) {
+void dot_half(vf (&acc)[X][R], const T *const *w, const panel_t<T> *x, size_t ldx, size_t i) {
+    using P = panel_t<T>;
     vf xs[X];
 #pragma GCC unroll 8
     for (size_t j = 0; j < X; j++) {
-        xs[j] = load(x + j * ldx + i + half * width);
+        xs[j] = load_words(x + j * ldx + i + half * vector_elements<T>);
     }
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; r++) {
-        const vf v = load_half<half>(w[r] + i);
+        vf v;
+        if constexpr (word_elements<P> == 2) {
+            v = load_words(w[r] + i + half * vector_elements<T>);
+        } else {
+            v = load_half<half>(w[r] + i);
+        }
 #pragma GCC unroll 8
         for (size_t j = 0; j < X; j++) {
-            acc[j][r] += v * xs[j];
+            acc[j][r] = multiply_add(acc[j][r], v, xs[j], P{});
         }
     }
 }
 } // namespace detail
 
-// out[j * ldo + r] += sum over i < k of w[r][i] * x[j][i]; x in chunks of T's order, its rows ldx floats apart.
+// out[j * ldo + r] += sum over i < k of w[r][i] * x[j][i]; x in chunks of T's order, its rows ldx elements apart.
 template <class T, size_t R, size_t X>
-void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out, size_t ldo) {
+void dot(const T *const *rows, const panel_t<T> *x, size_t ldx, size_t k, float *out, size_t ldo) {
     constexpr bool twice = 2 * R * X <= (vector_bytes == 64 ? 24 : 8); // few sums: two of each hide the latency
     const T *w[R];
     for (size_t r = 0; r < R; r++) {
@@ -108,12 +132,12 @@ void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out,
     clear(acc);
     clear(other);
     size_t i = 0;
-    for (; i + chunk <= k; i += chunk) {
+    for (; i + chunk<T> <= k; i += chunk<T>) {
         detail::dot_half<T, R, X, 0>(acc, w, x, ldx, i);
         detail::dot_half<T, R, X, 1>(twice ? other : acc, w, x, ldx, i);
     }
     if (i < k) {
-        T rest[R][chunk] = {};
+        T rest[R][chunk<T>] = {};
         const T *p[R];
         for (size_t r = 0; r < R; r++) {
             std::memcpy(rest[r], w[r] + i, (k - i) * sizeof(T));
@@ -143,7 +167,7 @@ void dot(const T *const *rows, const float *x, size_t ldx, size_t k, float *out,
 
 // out[j * ldo + r] += … for any numbers of matrix rows and of the few.
 template <class T>
-void dot_many(const T *const *w, size_t rows, const float *x, size_t ldx, size_t few, size_t k, float *out,
+void dot_many(const T *const *w, size_t rows, const panel_t<T> *x, size_t ldx, size_t few, size_t k, float *out,
               size_t ldo) {
     const size_t groups = div_up(few, dot_columns);
     for (size_t r = 0; r < rows;) {
@@ -168,9 +192,11 @@ void dot_many(const T *const *w, size_t rows, const float *x, size_t ldx, size_t
 constexpr size_t dot_block = 32;
 
 template <class T>
-void dot_product(const T *w, ptrdiff_t row_stride, size_t count, const float *x, size_t few, size_t k, float *out) {
+void dot_product(const T *w, ptrdiff_t row_stride, size_t count, const panel_t<T> *x, size_t few, size_t k,
+                 float *out) {
     // The few rows stay in L1 while a block of matrix rows passes by.
-    const size_t step = few <= dot_columns ? k : std::max<size_t>(8192 / few / chunk * chunk, chunk);
+    constexpr size_t most = 131072 / sizeof(panel_t<T>);
+    const size_t step = few <= dot_columns ? k : std::max(most / few / chunk<T> * chunk<T>, chunk<T>);
     std::fill_n(out, few * dot_block, 0.0f);
     for (size_t i = 0; i < k; i += step) {
         const T *rows[dot_block];
@@ -215,8 +241,7 @@ constexpr bool has_row_dot = false;
 inline float row_dot(const bf16 *, const bf16 *, size_t) { return 0; }
 #endif
 
-// ---- matrix rows contiguous across k: sums of scaled rows
-// ------------------------------------------------------------
+// ---- matrix rows contiguous across k: sums of scaled rows ---------------------------------------------------------
 
 namespace detail {
 // out[j][0, n) += sum over u < U of x[j][u] * w[u][0, n), for X rows j.

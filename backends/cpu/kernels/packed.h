@@ -36,30 +36,33 @@ inline size_t packed_bytes(size_t n, size_t k, infiniDtype_t dtype) {
 // ---- a few rows ---------------------------------------------------------------------------------------------------
 
 constexpr size_t panel_vectors = panel_rows / width;
-constexpr size_t panel_few = vector_bytes == 64 ? 6 : vector_bytes == 32 ? 3 : 1; // rows at a time
+template <class T> constexpr bool pairs = word_elements<panel_t<T>> == 2; // multiplied as they lie
+// Rows at a time.
+template <class T> constexpr size_t panel_few = pairs<T> ? 12 : vector_bytes == 64 ? 6 : vector_bytes == 32 ? 3 : 1;
 
 namespace detail {
 // acc[j] += the columns at p times x[j][0 …]
-template <class T, size_t X> void add_columns(vf (&acc)[X][panel_vectors], const T *p, const float *x, size_t ldx) {
-    vf low[X], high[X];
+template <class T, size_t X>
+void add_columns(vf (&acc)[X][panel_vectors], const T *p, const panel_t<T> *x, size_t ldx) {
+    constexpr size_t halves = pairs<T> ? 1 : panel_step<T>;
+#pragma GCC unroll 2
+    for (size_t half = 0; half < halves; half++) {
+        vf columns[panel_vectors];
 #pragma GCC unroll 8
-    for (size_t j = 0; j < X; j++) {
-        low[j] = splat<vf>(x[j * ldx]);
-        high[j] = panel_step<T> == 2 ? splat<vf>(x[j * ldx + 1]) : vf{};
-    }
-#pragma GCC unroll 8
-    for (size_t g = 0; g < panel_vectors; g++) {
-        const T *q = p + g * panel_step<T> * width;
-        const vf even = load_half<0>(q);
-#pragma GCC unroll 8
-        for (size_t j = 0; j < X; j++) {
-            acc[j][g] += low[j] * even;
+        for (size_t g = 0; g < panel_vectors; g++) {
+            const T *q = p + g * panel_step<T> * width;
+            if constexpr (pairs<T>) {
+                columns[g] = load_words(q);
+            } else {
+                columns[g] = half == 0 ? load_half<0>(q) : load_half<1>(q);
+            }
         }
-        if constexpr (panel_step<T> == 2) {
-            const vf odd = load_half<1>(q);
+#pragma GCC unroll 12
+        for (size_t j = 0; j < X; j++) {
+            const vf scale = splat_word(x + j * ldx + half);
 #pragma GCC unroll 8
-            for (size_t j = 0; j < X; j++) {
-                acc[j][g] += high[j] * odd;
+            for (size_t g = 0; g < panel_vectors; g++) {
+                acc[j][g] = multiply_add(acc[j][g], scale, columns[g], panel_t<T>{});
             }
         }
     }
@@ -67,8 +70,9 @@ template <class T, size_t X> void add_columns(vf (&acc)[X][panel_vectors], const
 } // namespace detail
 
 // out[j * panel_rows + r] += sum over i < k of panel[i][r] * x[j][i]
-template <class T, size_t X> void multiply_panel(const T *panel, const float *x, size_t ldx, size_t k, float *out) {
-    constexpr size_t step = panel_step<T>, sets = std::max<size_t>(1, 8 / (X * panel_vectors * step));
+template <class T, size_t X>
+void multiply_panel(const T *panel, const panel_t<T> *x, size_t ldx, size_t k, float *out) {
+    constexpr size_t step = panel_step<T>, sets = std::max<size_t>(1, 8 / (X * panel_vectors * (pairs<T> ? 1 : step)));
     vf acc[sets][X][panel_vectors];
     clear(acc);
     size_t i = 0;
@@ -81,7 +85,7 @@ template <class T, size_t X> void multiply_panel(const T *panel, const float *x,
     for (; i < k; i += step) {
         detail::add_columns<T, X>(acc[0], panel + i * panel_rows, x + i, ldx);
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (size_t j = 0; j < X; j++) {
 #pragma GCC unroll 8
         for (size_t g = 0; g < panel_vectors; g++) {
@@ -96,15 +100,15 @@ template <class T, size_t X> void multiply_panel(const T *panel, const float *x,
     }
 }
 
-// out[few][panel_rows]: a panel times a few rows, which lie in plain order, padded with zeros, padded(k) floats apart.
-template <class T> void panel_product(const T *panel, const float *x, size_t few, size_t k, float *out) {
-    const size_t step = few <= panel_few ? std::max<size_t>(k, 1) : 256; // of a panel that stays in L1
-    const size_t groups = div_up(few, panel_few);
+// out[few][panel_rows]: a panel times a few rows, which lie in plain order, padded with zeros, padded(k) apart.
+template <class T> void panel_product(const T *panel, const panel_t<T> *x, size_t few, size_t k, float *out) {
+    const size_t step = few <= panel_few<T> ? std::max<size_t>(k, 1) : 256; // of a panel that stays in L1
+    const size_t groups = div_up(few, panel_few<T>);
     std::fill_n(out, few * panel_rows, 0.0f);
     for (size_t i = 0; i < k; i += step) {
         for (size_t g = 0, j = 0; g < groups; g++) {
             const size_t end = few * (g + 1) / groups;
-            with_count<panel_few>(end - j, [&](auto count) {
+            with_count<panel_few<T>>(end - j, [&](auto count) {
                 multiply_panel<T, decltype(count)::value>(panel + i * panel_rows, x + j * padded(k) + i, padded(k),
                                                           std::min(step, k - i), out + j * panel_rows);
             });
