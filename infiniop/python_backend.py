@@ -16,7 +16,7 @@ from ._library import callback, ffi, lib
 from .device import Device
 from .errors import InfiniopError, check
 from .inference import Binding
-from .memory import NULL
+from .memory import NULL, address_of
 from .python_runtime import PythonRuntime, runtime_table
 from .schema import Attr, BadValue, Operator, Role, Status
 from .tensor import Signature
@@ -37,6 +37,8 @@ class PythonBackend:
     arrays where the device is the CPU, else `infiniop.Tensor`; absent optional ones are None; inputs are not writable.
     An enum attribute is an int. `supports(op, signatures, attrs)` answers True, or False or a reason, before a
     descriptor is made. A device that nobody else brings needs `runtime`.
+
+    Override `array` for kernels of another library's arrays, and `run` for what surrounds every kernel.
     """
 
     def __init__(
@@ -54,6 +56,15 @@ class PythonBackend:
         self.name, self.device, self.version = name, str(device), version
         self.kernels, self.runtime, self.supports = dict(kernels), runtime, supports
         self.priority, self.explicit_only = priority, explicit_only
+
+    def array(self, address: int, signature: Signature) -> Any:
+        """What a kernel gets for a tensor of that signature, the first element of which lies at `address`."""
+        return numpy_view(address, signature) if signature.device.is_cpu else tensor_view(address, signature)
+
+    def run(self, kernel: Kernel, arguments: dict[str, Any], device: Device, stream: int) -> None:
+        """Call a kernel. `arguments`: what `array` made of the tensors, and the attributes. `stream` is the runtime's
+        handle, 0 for the device's default stream; the kernel's work must be in its order."""
+        kernel(**arguments)
 
     def register(self) -> None:
         """Enter it into the native table. Raises when the table refuses it."""
@@ -106,8 +117,7 @@ class _State:
     def __init__(self, kernel: _Kernel, call: Any):
         self.kernel = kernel
         operator = kernel.operator
-        device = Device(int(call.device), call.device_id)
-        self.view = numpy_view if device.is_cpu else tensor_view
+        self.device = device = Device(int(call.device), call.device_id)
         self.signatures: dict[str, Signature | None] = {}
         for i, tensor in enumerate(operator.tensors):
             view = call.tensors[i]
@@ -120,18 +130,17 @@ class _State:
         return {a.name: _scalar(a, values[i]) for i, a in enumerate(self.kernel.operator.attrs) if a.length is None}
 
     def run(self, run: Any) -> None:
-        tensors: dict[str, Any] = {}
-        for i, (name, sig) in enumerate(self.signatures.items()):
-            pointer = run.data[i]
-            if sig is None or (pointer == NULL and 0 not in sig.shape):
-                tensors[name] = None
-            else:
-                tensors[name] = self.view(pointer, sig)
-        attrs = self._scalars(run.attrs)
-        if self.arrays:
-            attrs |= self._host_arrays(run.attrs, attrs)
+        backend = self.kernel.backend
+        arguments: dict[str, Any] = {}
         with streams.nested():
-            self.kernel.function(**tensors, **attrs)
+            for i, (name, sig) in enumerate(self.signatures.items()):
+                address = address_of(run.data[i])
+                absent = sig is None or (address == 0 and 0 not in sig.shape)
+                arguments[name] = None if absent else backend.array(address, sig)  # type: ignore[arg-type]
+            attrs = self._scalars(run.attrs)
+            if self.arrays:
+                attrs |= self._host_arrays(run.attrs, attrs)
+            backend.run(self.kernel.function, arguments | attrs, self.device, address_of(run.stream))
 
     def _host_arrays(self, values: Any, attrs: Mapping[str, Any]) -> dict[str, Any]:
         binding = Binding(self.kernel.operator, self.signatures, attrs)

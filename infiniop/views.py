@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ._library import ffi
+from .device import Device
 from .errors import TensorDtypeError
 from .schema import dtypes as _dtypes
 from .tensor import Signature, Tensor, extent
@@ -32,6 +33,13 @@ def numpy_view(pointer: Any, sig: Signature) -> np.ndarray:
 def tensor_view(pointer: Any, sig: Signature) -> Tensor:
     """A Tensor over the memory, valid as long as its owner keeps it."""
     return Tensor._make(ffi.cast(_CHAR_POINTER, pointer), sig, None)
+
+
+def bytes_at(address: int, nbytes: int, device: Device) -> np.ndarray | Tensor:
+    """The bytes of memory that somebody else owns, `[nbytes]` of uint8: an array of NumPy on the CPU, else a Tensor.
+    Other libraries borrow either through DLPack."""
+    sig = Signature.of((nbytes,), (1,), _dtypes.U8, device)
+    return numpy_view(address, sig) if device.is_cpu else tensor_view(address, sig)
 
 
 def signature_of(view: Any, device: Any, readonly: bool) -> Signature:

@@ -39,6 +39,8 @@ def attend(q, k, v, scale: float, visible: np.ndarray, slopes: np.ndarray | None
 def check_table(block_tables, seq_lens, sequence: int, nblocks: int, block_size: int) -> None:
     """Raises `BadValue` for a length beyond the table or a used entry that is no block."""
     length, width = int(seq_lens[sequence]), block_tables.shape[1]
+    if length <= 0:
+        return
     if length > width * block_size:
         raise BadValue("seq_lens", f"lengths up to {width * block_size}", f"{length} at [{sequence}]")
     for i, block in enumerate(block_tables[sequence, : -(-length // block_size)].tolist()):

@@ -104,7 +104,7 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
         yield sample("alibi", dtype, [1, 50, 33], 8, 2, 64, 16, slopes=True)
         yield sample("alibi-mla", dtype, [20], 4, 1, 576, 16, dv=512, slopes=True)
         yield sample("lengths-0", dtype, [0, 9, 0, 31], 4, 2, 32, 16)
-        yield sample("length-negative", dtype, [7, -1, -(2**31)], 4, 2, 32, 16)
+        yield sample("length-negative", dtype, [7, -1, -40, -(2**31)], 4, 2, 32, 16)
         yield sample("gaps", dtype, [17, 40, 3], 4, 2, 48, 16, gap=8)
         yield sample("head-major", dtype, [17, 40, 3], 4, 2, 48, 16, head_major=True)
         yield sample("scale-0", dtype, [23], 2, 1, 16, 8, scale=0.0)

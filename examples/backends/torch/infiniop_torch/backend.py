@@ -1,0 +1,82 @@
+"""What stands between infiniop and the kernels: tensors of torch over memory that somebody else owns, and streams."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from infiniop import Device, PythonBackend
+from infiniop.arrays import torch_dtypes
+from infiniop.schema.dtypes import BYTE, C16
+from infiniop.tensor import Signature, extent
+
+from . import attention, caching, elementwise, norms, products, quantised, selection, softmax
+from .runtime import TorchRuntime, borrow
+from .values import bits
+
+KERNELS = {
+    name: function
+    for family in (attention, caching, elementwise, norms, products, quantised, selection, softmax)
+    for name, function in family.KERNELS.items()
+}
+NAMES = {"cuda": "nvidia", "npu": "ascend", "mlu": "cambricon", "musa": "moore"}
+"""What infiniop calls the devices of torch; others have one name."""
+
+
+class TorchBackend(PythonBackend):
+    """The kernels on one kind of device: the CPU, whose memory the core has, or that of a `TorchRuntime`."""
+
+    def __init__(self, name: str, runtime: TorchRuntime | None = None, device: str = "", **options: Any):
+        kind = "cpu" if runtime is None else runtime.kind
+        device = device or NAMES.get(kind, kind)
+        super().__init__(name, device=device, kernels=KERNELS, runtime=runtime, version=torch.__version__, **options)
+        self.kind, self.memory = kind, runtime
+
+    def array(self, address: int, signature: Signature) -> torch.Tensor | Mirrored:
+        """A strided tensor over the memory."""
+        shape, strides, itemsize = signature.shape, signature.strides, signature.dtype.itemsize
+        low, high = extent(shape, strides)
+        flat = self._bytes(address + low * itemsize, (high - low + 1) * itemsize, signature.device)
+        view = flat.view(_dtype(signature)).as_strided(shape, [abs(stride) for stride in strides])
+        backwards = [axis for axis, stride in enumerate(strides) if stride < 0]
+        return Mirrored(view, backwards, signature.readonly) if backwards else view
+
+    def _bytes(self, address: int, nbytes: int, device: Device) -> torch.Tensor:
+        if nbytes == 0:
+            return torch.empty(0, dtype=torch.uint8, device=f"{self.kind}:{device.index}")
+        if self.memory is None:
+            return borrow(address, nbytes, device)
+        return self.memory.bytes_at(device.index, address, nbytes)
+
+    def run(self, kernel: Callable[..., None], arguments: dict[str, Any], device: Device, stream: int) -> None:
+        """The kernel in the order of the stream."""
+        mirrored = {name: value for name, value in arguments.items() if isinstance(value, Mirrored)}
+        with torch.inference_mode(), self._on(device, stream):
+            kernel(**arguments | {name: value.forwards() for name, value in mirrored.items()})
+            for value in mirrored.values():
+                value.write_back()
+
+    def _on(self, device: Device, stream: int) -> contextlib.AbstractContextManager[Any]:
+        return contextlib.nullcontext() if self.memory is None else self.memory.on(device.index, stream)
+
+
+class Mirrored:
+    """torch has no negative strides: the kernel gets a copy, and what it writes there is written back."""
+
+    def __init__(self, view: torch.Tensor, axes: list[int], readonly: bool):
+        self.view, self.axes, self.readonly = view, axes, readonly
+
+    def forwards(self) -> torch.Tensor:
+        self.copy = bits(self.view).flip(self.axes).view(self.view.dtype)
+        return self.copy
+
+    def write_back(self) -> None:
+        if not self.readonly:
+            bits(self.view).copy_(bits(self.copy).flip(self.axes))
+
+
+def _dtype(signature: Signature) -> torch.dtype:
+    """Raw bytes, and complex numbers of two 8-bit floats, are only ever copied."""
+    return {BYTE: torch.uint8, C16: torch.int16}.get(signature.dtype) or torch_dtypes()[1][signature.dtype]
