@@ -1,13 +1,15 @@
-"""examples/backends/torch: every operator, the runtime over torch, a model, and the package as a third party installs it."""
+"""examples/backends/torch: every operator, the runtime over torch, a model, the package as others install it."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -82,7 +84,7 @@ def test_it_is_complete_and_replaces_nothing(package: ModuleType) -> None:
 class FakeStream:
     """A queue, as `torch.cuda.Stream` is one; the work on tensors of the CPU is done at once."""
 
-    current: list[FakeStream] = []
+    current: ClassVar[list[FakeStream]] = []
 
     def __init__(self, device: int = 0):
         self.device, self.seen = device, []
@@ -122,7 +124,7 @@ def fake_module() -> SimpleNamespace:
     default = FakeStream()
     return SimpleNamespace(
         device_count=lambda: 1, synchronize=lambda device: None, Stream=FakeStream, Event=FakeEvent,
-        stream=lambda stream: stream, default_stream=lambda device: default, mem_get_info=lambda device: (3, 7),
+        stream=lambda stream: stream, default_stream=lambda device: default, mem_get_info=lambda device: (3 << 30, 7 << 30),
     )  # fmt: skip
 
 
@@ -141,12 +143,21 @@ def test_memory_of_a_device(runtime) -> None:
     part = a[1:3, 1:4]
     assert ops.mul(part, part).to("cpu").tolist() == (host[1:3, 1:4] ** 2).tolist()
     assert ops.relu(a[::-1]).to("cpu").tolist() == host[::-1].tolist()
-    assert infiniop.runtime.memory_info("pretend") == (3, 7)
+    assert infiniop.runtime.memory_info("pretend") == (3 << 30, 7 << 30)
     blocks = len(runtime._tensors)
     made = infiniop.asarray(np.zeros(1000, np.uint8), device="pretend")
     assert len(runtime._tensors) == blocks + 1
     del made
     assert len(runtime._tensors) == blocks and sorted(runtime._tensors) == runtime._starts
+
+
+@pytest.mark.parametrize("name", all_operators())
+def test_samples_on_a_device(runtime, name: str) -> None:
+    operator, failures = all_operators()[name], []
+    for sample in itertools.islice(operator.samples(np.random.default_rng(1)), 0, None, 11):
+        if "large" not in sample.tags and runner.elements(sample) < LARGEST:
+            failures += [f"{sample.name}: {f}" for f in runner.run_sample(operator, sample, "pretend")]
+    assert not failures, "\n" + "\n".join(failures)
 
 
 def test_kernels_run_on_their_stream(runtime, package: ModuleType) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+
 from infiniop import Device, PythonBackend
 from infiniop.arrays import torch_dtypes
 from infiniop.schema.dtypes import BYTE, C16

@@ -1,7 +1,7 @@
 """linear_pack and linear_packed_size, and what linear makes of a packed weight.
 
-After the 64 bytes that every backend writes (`linear_pack`'s page): the weight's rows as they are; or, of int8 and int4,
-scales and zeros in f32, then the codes, one per byte, or of int4 two, the first in the low half.
+After the 64 bytes that every backend writes (`linear_pack`'s page): the weight's rows as they are; or, of int8 and int4
+scales and zeros in f32, then the codes: one per byte, or of int4 two, the first in the low half.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ from __future__ import annotations
 import struct
 
 import torch
-from infiniop.arrays import torch_dtypes
-from infiniop.schema import BadValue
 from torch import Tensor
 from torch.nn import functional
+
+from infiniop.arrays import torch_dtypes
+from infiniop.schema import BadValue
 
 HEADER = struct.Struct("<8sIIqqqII16x")  # magic, version, format, n, k, group size, dtype, layout
 MAGIC, VERSION = b"INFINIPK", 1

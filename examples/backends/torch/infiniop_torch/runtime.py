@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+
 from infiniop import Device, PythonRuntime
 from infiniop.views import bytes_at
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 import torch
-from infiniop.schema import BadValue
 from torch import Tensor
+
+from infiniop.schema import BadValue
 
 from .values import check
 

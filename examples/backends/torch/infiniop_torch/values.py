@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from infiniop.schema import BadValue
 
 HALVES = (torch.float16, torch.bfloat16)
