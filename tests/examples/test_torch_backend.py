@@ -124,7 +124,8 @@ def fake_module() -> SimpleNamespace:
     default = FakeStream()
     return SimpleNamespace(
         device_count=lambda: 1, synchronize=lambda device: None, Stream=FakeStream, Event=FakeEvent,
-        stream=lambda stream: stream, default_stream=lambda device: default, mem_get_info=lambda device: (3 << 30, 7 << 30),
+        stream=lambda stream: stream, default_stream=lambda device: default,
+        mem_get_info=lambda device: (3 << 30, 7 << 30),
     )  # fmt: skip
 
 
