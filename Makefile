@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-FORMATTED := '*.cc' '*.hpp' '*.cpp' 'backends/*.h' 'tests/*.c' 'examples/*.c' ':!include/infiniop.hpp' ':!include/infiniop/ops'
+FORMATTED := '*.cc' '*.cu' '*.cuh' 'tests/nvidia/*.h' '*.hpp' '*.cpp' 'backends/*.h' 'tests/*.c' 'examples/*.c' ':!include/infiniop.hpp' ':!include/infiniop/ops'
 SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
 
 .PHONY: demo test full build lint format clean

@@ -1,124 +1,11 @@
-// What a kernel file of the CPU backend sees: errors, calls, dtypes, registration. A kernel file is
-//
-//     struct State {
-//         static Status create(const Call &call, State &state, size_t &workspace);
-//         Status calculate(const Run &run) const;
-//     };
-//     constexpr infiniopKernel kernel = make_kernel<State>(schema::rms_norm::op, schema::rms_norm::version);
-//     [[gnu::section("infiniop_kernels"), gnu::used]] const infiniopKernel *const registered = &kernel;
-//
-// and needs no list anywhere: the linker collects the section.
+// What a kernel file of the CPU backend sees: ../kernel.h, and the element types.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-#include <new>
-
-#include "infiniop/backend.h"
+#include "../kernel.h"
 
 namespace infiniop::cpu {
 
-using Status = infiniStatus_t;
-
-extern const infiniopHost *host; // set once, before any kernel runs
-
-// ---- errors ---------------------------------------------------------------------------------------------------
-
-// A short formatted string on the stack.
-struct Text {
-    char s[160];
-    [[gnu::format(printf, 2, 3)]] explicit Text(const char *format, ...);
-    operator const char *() const { return s; }
-};
-
-// Leaves the message for the calling thread; returns status.
-Status fail(Status status, const char *op, const char *argument, const char *expected, const char *got);
-
-// ---- what create and calculate get ----------------------------------------------------------------------------
-
-class Call {
-public:
-    explicit Call(const infiniopCall &call) : call_(call) {}
-    const char *op() const { return call_.op; }
-    size_t tensor_count() const { return call_.ntensors; }
-    bool has(size_t tensor) const { return tensor < call_.ntensors && call_.tensors[tensor]; }
-    const infiniopTensorView &tensor(size_t i) const { return *call_.tensors[i]; }
-    infiniDtype_t dtype(size_t tensor) const { return call_.tensors[tensor]->dtype; }
-    size_t rank(size_t tensor) const { return call_.tensors[tensor]->ndim; }
-    size_t dim(size_t tensor, size_t axis) const { return call_.tensors[tensor]->shape[axis]; }
-    ptrdiff_t stride(size_t tensor, size_t axis) const { return call_.tensors[tensor]->strides[axis]; }
-    size_t last_dim(size_t tensor) const { return dim(tensor, rank(tensor) - 1); }
-    ptrdiff_t last_stride(size_t tensor) const { return stride(tensor, rank(tensor) - 1); }
-    int64_t integer(size_t attr) const { return call_.attrs[attr].i; }
-    double real(size_t attr) const { return call_.attrs[attr].f; }
-    const infiniopCall &raw() const { return call_; }
-
-private:
-    const infiniopCall &call_;
-};
-
-class Run {
-public:
-    explicit Run(const infiniopRun &run) : run_(run) {}
-    template <class T> T *data(size_t tensor) const { return static_cast<T *>(run_.data[tensor]); }
-    bool has(size_t tensor) const { return run_.data[tensor] != nullptr; }
-    template <class T> T *workspace() const { return static_cast<T *>(run_.workspace); }
-    int64_t integer(size_t attr) const { return run_.attrs[attr].i; }
-    double real(size_t attr) const { return run_.attrs[attr].f; }
-    template <class T> const T *array(size_t attr) const { return static_cast<const T *>(run_.attrs[attr].p); }
-
-private:
-    const infiniopRun &run_;
-};
-
-// ---- registration ---------------------------------------------------------------------------------------------
-
-template <class State> struct Trampolines {
-    static Status create(void *, const infiniopCall *raw, void **out, size_t *workspace) {
-        void *memory = host->alloc(sizeof(State), alignof(State));
-        const Call call(*raw);
-        if (!memory) {
-            return fail(INFINI_STATUS_INTERNAL_ERROR, call.op(), nullptr, "memory for a descriptor", "none");
-        }
-        State *state = new (memory) State();
-        size_t bytes = 0;
-        const Status status = create_state(call, *state, bytes);
-        if (status != INFINI_STATUS_SUCCESS) {
-            destroy(state);
-            return status;
-        }
-        *out = state;
-        *workspace = bytes;
-        return status;
-    }
-
-    static Status calculate(void *state, const infiniopRun *run) {
-        return static_cast<const State *>(state)->calculate(Run(*run));
-    }
-
-    static void destroy(void *state) {
-        static_cast<State *>(state)->~State();
-        host->free(state);
-    }
-
-private:
-    // A state may hold containers: no exception crosses the plugin boundary.
-    static Status create_state(const Call &call, State &state, size_t &bytes) {
-        try {
-            return State::create(call, state, bytes);
-        } catch (...) {
-            return fail(INFINI_STATUS_INTERNAL_ERROR, call.op(), nullptr, "memory for a descriptor", "none");
-        }
-    }
-};
-
-using Supports = Status(void *ctx, const infiniopCall *call);
-
-template <class State>
-constexpr infiniopKernel make_kernel(const char *op, uint32_t schema_version, Supports *supports = nullptr) {
-    using T = Trampolines<State>;
-    return {sizeof(infiniopKernel), op, schema_version, supports, T::create, T::calculate, T::destroy, nullptr};
-}
+using namespace backend;
 
 // ---- element types --------------------------------------------------------------------------------------------
 
@@ -189,8 +76,5 @@ template <class F> Status visit_integer(infiniDtype_t dtype, F &&f) {
         return unsupported_dtype();
     }
 }
-
-// Bytes of one element; 0 for an unknown dtype.
-size_t element_size(infiniDtype_t dtype);
 
 } // namespace infiniop::cpu

@@ -1,0 +1,8 @@
+// infiniccl on NCCL, which is found at run time.
+#pragma once
+
+#include "infiniop/backend.h"
+
+namespace infiniop::nvidia {
+extern const infinicclCollectives collectives;
+}

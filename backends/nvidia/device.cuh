@@ -1,0 +1,139 @@
+// What kernels are written with: conversions, 16-byte accesses, warp and block reductions, shared memory.
+// No host header but the CUDA runtime's; compiled by g++ too, for the emulator (tests/nvidia/emulator).
+#pragma once
+
+#include "types.h"
+
+namespace infiniop::nvidia {
+
+// ---- conversions ----------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ float to_float(float x) { return x; }
+
+__device__ __forceinline__ float to_float(bf16 x) { return __uint_as_float(uint32_t(x.bits) << 16); }
+
+#ifdef INFINIOP_CUDA_EMULATED
+inline float to_float(f16 x) {
+    _Float16 value;
+    memcpy(&value, &x, sizeof(value));
+    return float(value);
+}
+
+inline f16 to_f16(float x) {
+    const _Float16 value = _Float16(x);
+    f16 out;
+    memcpy(&out, &value, sizeof(out));
+    return out;
+}
+
+inline bf16 to_bf16(float x) {
+    const uint32_t bits = __float_as_uint(x);
+    if (x != x) {
+        return {0x7fff};
+    }
+    return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+#else
+__device__ __forceinline__ float to_float(f16 x) {
+    float out;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(out) : "h"(x.bits));
+    return out;
+}
+
+__device__ __forceinline__ f16 to_f16(float x) {
+    f16 out;
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+    return out;
+}
+
+__device__ __forceinline__ bf16 to_bf16(float x) {
+    bf16 out;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+    return out;
+}
+#endif
+
+// Rounds to nearest even.
+template <class T> __device__ __forceinline__ T from_float(float x);
+template <> __device__ __forceinline__ float from_float<float>(float x) { return x; }
+template <> __device__ __forceinline__ f16 from_float<f16>(float x) { return to_f16(x); }
+template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return to_bf16(x); }
+
+// To and from the type that computations use.
+template <class T> __device__ __forceinline__ float widen(T x) { return to_float(x); }
+__device__ __forceinline__ double widen(double x) { return x; }
+template <class T> __device__ __forceinline__ T narrow(compute_t<T> x) { return from_float<T>(x); }
+template <> __device__ __forceinline__ double narrow<double>(double x) { return x; }
+
+// ---- memory ---------------------------------------------------------------------------------------------------
+
+// N elements that travel together; with 16 bytes, in one access.
+template <class T, int N> struct alignas(N * sizeof(T)) Pack {
+    T v[N];
+};
+
+template <class T> constexpr int lanes_of = access_bytes / int(sizeof(T)); // elements in one access
+
+template <int N, class T> __device__ __forceinline__ Pack<T, N> load_pack(const T *p) {
+    return *reinterpret_cast<const Pack<T, N> *>(p);
+}
+
+template <int N, class T> __device__ __forceinline__ void store_pack(T *p, const Pack<T, N> &value) {
+    *reinterpret_cast<Pack<T, N> *>(p) = value;
+}
+
+// The block's dynamic shared memory, 16-byte aligned.
+template <class T> __device__ __forceinline__ T *shared_memory() {
+#ifdef INFINIOP_CUDA_EMULATED
+    return reinterpret_cast<T *>(emulator::dynamic_shared());
+#else
+    extern __shared__ __align__(16) unsigned char infiniop_dynamic_shared[];
+    return reinterpret_cast<T *>(infiniop_dynamic_shared);
+#endif
+}
+
+// ---- reductions -----------------------------------------------------------------------------------------------
+
+constexpr unsigned all_lanes = 0xffffffffu;
+
+struct Add {
+    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
+};
+
+// NaN, once in, stays.
+struct Max {
+    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a > b || a != a ? a : b; }
+};
+
+// Every lane gets the result.
+template <class T, class Op> __device__ __forceinline__ T warp_reduce(T value, Op op) {
+#pragma unroll
+    for (int step = warp_size / 2; step > 0; step /= 2) {
+        value = op(value, __shfl_xor_sync(all_lanes, value, step));
+    }
+    return value;
+}
+
+// Every thread of the (one-dimensional) block gets the result; blocks are whole warps, at most 32 of them.
+template <class T, class Op> __device__ __forceinline__ T block_reduce(T value, Op op, T identity) {
+    __shared__ T partial[warp_size];
+    const int lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size, warps = blockDim.x / warp_size;
+    value = warp_reduce(value, op);
+    if (warps == 1) {
+        return value;
+    }
+    if (lane == 0) {
+        partial[warp] = value;
+    }
+    __syncthreads();
+    value = warp_reduce(lane < warps ? partial[lane] : identity, op);
+    __syncthreads(); // before somebody writes `partial` again
+    return value;
+}
+
+// ---- indices --------------------------------------------------------------------------------------------------
+
+__device__ __forceinline__ int64_t global_thread() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+__device__ __forceinline__ int64_t grid_threads() { return int64_t(gridDim.x) * blockDim.x; }
+
+} // namespace infiniop::nvidia

@@ -1,0 +1,582 @@
+// Fibers, their scheduler, and the runtime API of the emulator.
+#include <cuda_runtime.h>
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+uint3 threadIdx, blockIdx;
+dim3 blockDim, gridDim;
+
+namespace emulator {
+namespace {
+
+// ---- fibers ---------------------------------------------------------------------------------------------------
+
+#if defined(__x86_64__)
+// Saves the registers that a call preserves, and continues on another stack.
+extern "C" void infiniop_emulator_switch(void **from, void *to);
+asm(R"(
+.text
+.globl infiniop_emulator_switch
+.hidden infiniop_emulator_switch
+.type infiniop_emulator_switch, @function
+infiniop_emulator_switch:
+    pushq %rbp
+    pushq %rbx
+    pushq %r12
+    pushq %r13
+    pushq %r14
+    pushq %r15
+    movq %rsp, (%rdi)
+    movq %rsi, %rsp
+    popq %r15
+    popq %r14
+    popq %r13
+    popq %r12
+    popq %rbx
+    popq %rbp
+    ret
+)");
+
+struct Context {
+    void *stack = nullptr;
+
+    void prepare(char *top, void (*entry)()) {
+        void **at = reinterpret_cast<void **>(top) - 2; // the stack is 16 bytes off at a function's first instruction
+        *at = reinterpret_cast<void *>(entry);
+        stack = at - 6;
+        std::fill(at - 6, at, nullptr);
+    }
+    static void change(Context &from, Context &to) { infiniop_emulator_switch(&from.stack, to.stack); }
+};
+#else
+#include <ucontext.h>
+
+struct Context {
+    ucontext_t context;
+
+    void prepare(char *top, void (*entry)());
+    static void change(Context &from, Context &to) { swapcontext(&from.context, &to.context); }
+};
+#endif
+
+constexpr size_t stack_bytes = 128 << 10, page = 4096;
+constexpr unsigned most_threads = 1024;
+
+#if !defined(__x86_64__)
+void Context::prepare(char *top, void (*entry)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = top - stack_bytes + page;
+    context.uc_stack.ss_size = stack_bytes - page;
+    makecontext(&context, entry, 0);
+}
+#endif
+
+// The top of stack i: each has a page below it that nobody may touch.
+char *stack_top(unsigned i) {
+    static char *const stacks = [] {
+        void *memory = mmap(nullptr, most_threads * stack_bytes, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) {
+            perror("emulator: stacks");
+            abort();
+        }
+        for (unsigned k = 0; k < most_threads; k++) {
+            mprotect(static_cast<char *>(memory) + k * stack_bytes, page, PROT_NONE);
+        }
+        return static_cast<char *>(memory);
+    }();
+    return stacks + (i + 1) * stack_bytes;
+}
+
+// ---- one block ------------------------------------------------------------------------------------------------
+
+enum class State { ready, at_block, at_warp, done };
+
+struct Thread {
+    Context context;
+    State state;
+    unsigned mask; // of the exchange that it waits in
+    uint3 index;
+    int value; // for block_sum
+    alignas(16) char posted[64];
+};
+
+Context scheduler;
+std::vector<Thread> threads;
+unsigned count, running; // threads of the block, and the one that runs
+const std::function<void()> *body;
+bool reversed;
+std::vector<char> shared_memory_storage;
+char *shared_memory_start;
+
+Thread &self() { return threads[running]; }
+
+void wait(State state) {
+    self().state = state;
+    Context::change(self().context, scheduler);
+}
+
+[[noreturn]] void thread_main() {
+    (*body)();
+    wait(State::done);
+    abort(); // a finished thread is never resumed
+}
+
+void resume(unsigned i) {
+    running = i;
+    threadIdx = threads[i].index;
+    Context::change(scheduler, threads[i].context);
+}
+
+unsigned nth(unsigned i, unsigned n) { return reversed ? n - 1 - i : i; }
+
+// Lets the lanes of a warp go on whose whole mask has arrived; false: none has.
+bool release_warp(unsigned first) {
+    for (unsigned i = first; i < std::min(first + 32, count); i++) {
+        if (threads[i].state != State::at_warp) {
+            continue;
+        }
+        const unsigned mask = threads[i].mask;
+        bool complete = true;
+        for (unsigned k = 0; k < 32; k++) {
+            if (mask >> k & 1) {
+                complete &=
+                    first + k < count && threads[first + k].state == State::at_warp && threads[first + k].mask == mask;
+            }
+        }
+        if (complete) {
+            for (unsigned k = 0; k < 32; k++) {
+                if (mask >> k & 1) {
+                    threads[first + k].state = State::ready;
+                }
+            }
+            return true;
+        }
+    }
+    return false;
+}
+
+void run_warp(unsigned first) {
+    do {
+        const unsigned lanes = std::min(32u, count - first);
+        for (unsigned i = 0; i < lanes; i++) {
+            const unsigned which = first + nth(i, lanes);
+            if (threads[which].state == State::ready) {
+                resume(which);
+            }
+        }
+    } while (release_warp(first));
+}
+
+// false: some threads wait for others that will never come.
+bool run_block() {
+    for (unsigned i = 0; i < count; i++) {
+        threads[i].context.prepare(stack_top(i), thread_main);
+        threads[i].state = State::ready;
+    }
+    const unsigned warps = (count + 31) / 32;
+    for (;;) {
+        for (unsigned w = 0; w < warps; w++) {
+            run_warp(32 * nth(w, warps));
+        }
+        unsigned waiting = 0, done = 0;
+        for (unsigned i = 0; i < count; i++) {
+            waiting += threads[i].state == State::at_block;
+            done += threads[i].state == State::done;
+        }
+        if (done == count) {
+            return true;
+        }
+        if (waiting + done < count) {
+            fprintf(stderr,
+                    "emulator: block (%u, %u, %u): %u threads wait in a warp exchange for lanes that are "
+                    "elsewhere or have finished\n",
+                    blockIdx.x, blockIdx.y, blockIdx.z, count - waiting - done);
+            return false;
+        }
+        for (unsigned i = 0; i < count; i++) {
+            threads[i].state = threads[i].state == State::at_block ? State::ready : State::done;
+        }
+    }
+}
+
+bool run_grid(const cudaLaunchConfig_t &config, const std::function<void()> &kernel) {
+    static std::mutex one_at_a_time;
+    const std::lock_guard lock(one_at_a_time);
+    const char *order = getenv("INFINIOP_EMULATOR_ORDER");
+    reversed = order && strcmp(order, "reverse") == 0;
+    body = &kernel;
+    const dim3 block = config.blockDim, grid = config.gridDim;
+    count = block.x * block.y * block.z;
+    threads.resize(std::max<size_t>(threads.size(), count));
+    for (unsigned i = 0; i < count; i++) {
+        threads[i].index = {i % block.x, i / block.x % block.y, i / block.x / block.y};
+    }
+    blockDim = block;
+    gridDim = grid;
+    const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
+    for (uint64_t i = 0; i < blocks; i++) {
+        const uint64_t b = reversed ? blocks - 1 - i : i;
+        blockIdx = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / grid.x / grid.y)};
+        // A size of its own for each launch, so that a sanitizer sees the end; rubbish, as on a device.
+        shared_memory_storage.assign(config.dynamicSmemBytes + 16, char(0xA5));
+        shared_memory_storage.shrink_to_fit();
+        const uintptr_t start = reinterpret_cast<uintptr_t>(shared_memory_storage.data());
+        shared_memory_start = shared_memory_storage.data() + (16 - start % 16) % 16;
+        if (!run_block()) {
+            return false;
+        }
+    }
+    return true;
+}
+
+} // namespace
+
+void *dynamic_shared() { return shared_memory_start; }
+unsigned lane() { return running % 32; }
+void block_barrier() { wait(State::at_block); }
+
+int block_sum(int value) {
+    self().value = value;
+    block_barrier();
+    int sum = 0;
+    for (unsigned i = 0; i < count; i++) {
+        sum += threads[i].state == State::done ? 0 : threads[i].value;
+    }
+    block_barrier();
+    return sum;
+}
+
+void exchange(unsigned mask, const void *mine, size_t bytes, void *all) {
+    if (!(mask >> lane() & 1) || bytes > sizeof(Thread::posted)) {
+        fprintf(stderr, "emulator: lane %u takes part in an exchange of mask %08x, %zu bytes\n", lane(), mask, bytes);
+        abort();
+    }
+    const unsigned first = running - lane();
+    memcpy(self().posted, mine, bytes);
+    self().mask = mask;
+    wait(State::at_warp);
+    for (unsigned i = 0; i < 32; i++) {
+        if (mask >> i & 1) {
+            memcpy(static_cast<char *>(all) + i * bytes, threads[first + i].posted, bytes);
+        }
+    }
+    wait(State::at_warp); // nobody posts again before all have read
+}
+
+} // namespace emulator
+
+// ---- streams, events, graphs ----------------------------------------------------------------------------------
+
+using Work = std::function<cudaError_t()>;
+
+struct EmulatedGraph {
+    std::vector<Work> nodes;
+    bool ended = false;
+};
+struct EmulatedStream {
+    std::shared_ptr<EmulatedGraph> capture; // calls are recorded in it until it has ended
+    bool origin = false;                    // the capture began here
+    bool relaxed = false;
+
+    bool capturing() const { return capture && !capture->ended; }
+};
+struct EmulatedEvent {
+    std::chrono::steady_clock::time_point at;
+    std::shared_ptr<EmulatedGraph> capture; // of the stream it was recorded on last
+};
+
+namespace {
+
+thread_local int captures = 0; // that this thread began and has not ended, relaxed ones aside
+
+cudaError_t submit(cudaStream_t stream, Work work) {
+    if (stream && stream->capturing()) {
+        stream->capture->nodes.push_back(std::move(work));
+        return cudaSuccess;
+    }
+    return work();
+}
+
+// What must not happen while a stream captures.
+cudaError_t forbidden_in_capture() { return captures ? cudaErrorStreamCaptureUnsupported : cudaSuccess; }
+
+int environment(const char *name, int otherwise) {
+    const char *text = getenv(name);
+    return text && *text ? atoi(text) : otherwise;
+}
+
+std::mutex limits_mutex;
+std::map<const void *, int> shared_limits; // what kernels were allowed
+
+int attribute(cudaDeviceAttr which) {
+    switch (which) {
+    case cudaDevAttrMaxThreadsPerBlock:
+        return environment("INFINIOP_EMULATOR_THREADS", 1024);
+    case cudaDevAttrMultiProcessorCount:
+        return environment("INFINIOP_EMULATOR_MULTIPROCESSORS", 4);
+    case cudaDevAttrMaxThreadsPerMultiProcessor:
+        return 2048;
+    case cudaDevAttrComputeCapabilityMajor:
+        return environment("INFINIOP_EMULATOR_ARCHITECTURE", 90) / 10;
+    case cudaDevAttrComputeCapabilityMinor:
+        return environment("INFINIOP_EMULATOR_ARCHITECTURE", 90) % 10;
+    case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
+        return 228 << 10;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+        return 227 << 10;
+    }
+    return 0;
+}
+
+} // namespace
+
+cudaError_t emulator::launch(const cudaLaunchConfig_t &config, const void *kernel, std::function<void()> body) {
+    const dim3 grid = config.gridDim, block = config.blockDim;
+    const int asked = [&] {
+        const std::lock_guard lock(limits_mutex);
+        const auto found = shared_limits.find(kernel);
+        return found == shared_limits.end() ? 48 << 10 : found->second;
+    }();
+    const bool good = grid.x && grid.y && grid.z && grid.x <= 0x7fffffff && grid.y <= 65535 && grid.z <= 65535 &&
+                      block.x && block.y && block.z && block.z <= 64 &&
+                      uint64_t(block.x) * block.y * block.z <= uint64_t(attribute(cudaDevAttrMaxThreadsPerBlock)) &&
+                      config.dynamicSmemBytes <= size_t(asked);
+    if (!good) {
+        return cudaErrorInvalidConfiguration;
+    }
+    return submit(config.stream, [config, body = std::move(body)] {
+        return run_grid(config, body) ? cudaSuccess : cudaErrorLaunchFailure;
+    });
+}
+
+cudaError_t cudaFuncSetAttribute(const void *kernel, cudaFuncAttribute, int value) {
+    if (value > attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin)) {
+        return cudaErrorInvalidValue;
+    }
+    const std::lock_guard lock(limits_mutex);
+    shared_limits[kernel] = value;
+    return cudaSuccess;
+}
+
+const char *cudaGetErrorName(cudaError_t error) {
+    switch (error) {
+    case cudaErrorInvalidValue:
+        return "cudaErrorInvalidValue";
+    case cudaErrorMemoryAllocation:
+        return "cudaErrorMemoryAllocation";
+    case cudaErrorInvalidConfiguration:
+        return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidDevice:
+        return "cudaErrorInvalidDevice";
+    case cudaErrorLaunchFailure:
+        return "cudaErrorLaunchFailure";
+    case cudaErrorStreamCaptureUnsupported:
+        return "cudaErrorStreamCaptureUnsupported";
+    default:
+        return "cudaError";
+    }
+}
+
+const char *cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
+cudaError_t cudaGetLastError() { return cudaSuccess; }
+
+cudaError_t cudaGetDeviceCount(int *count) {
+    *count = environment("INFINIOP_EMULATOR_DEVICES", 1);
+    return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+}
+
+namespace {
+thread_local int current_device = 0;
+}
+
+cudaError_t cudaGetDevice(int *device) {
+    *device = current_device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaSetDevice(int device) {
+    int count;
+    cudaGetDeviceCount(&count);
+    if (device < 0 || device >= count) {
+        return cudaErrorInvalidDevice;
+    }
+    current_device = device;
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, cudaDeviceAttr which, int) {
+    *value = attribute(which);
+    return cudaSuccess;
+}
+
+cudaError_t cudaDeviceSynchronize() { return forbidden_in_capture(); }
+
+// ---- memory ---------------------------------------------------------------------------------------------------
+
+cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
+    *free = size_t(8) << 30;
+    *total = size_t(16) << 30;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMalloc(void **ptr, size_t size) {
+    if (const cudaError_t error = forbidden_in_capture()) {
+        return error;
+    }
+    return size <= size_t(16) << 30 && posix_memalign(ptr, 256, size) == 0 ? cudaSuccess : cudaErrorMemoryAllocation;
+}
+
+cudaError_t cudaFree(void *ptr) {
+    if (const cudaError_t error = forbidden_in_capture()) {
+        return error;
+    }
+    free(ptr);
+    return cudaSuccess;
+}
+
+cudaError_t cudaMallocHost(void **ptr, size_t size) { return cudaMalloc(ptr, size); }
+cudaError_t cudaFreeHost(void *ptr) { return cudaFree(ptr); }
+cudaError_t cudaMallocAsync(void **ptr, size_t size, cudaStream_t) { return cudaMalloc(ptr, size); }
+cudaError_t cudaFreeAsync(void *ptr, cudaStream_t) { return cudaFree(ptr); }
+
+cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int) {
+    *pool = nullptr;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void *) { return cudaSuccess; }
+
+cudaError_t cudaMemcpy(void *dst, const void *src, size_t size, cudaMemcpyKind kind) {
+    const cudaError_t error = forbidden_in_capture();
+    return error ? error : cudaMemcpyAsync(dst, src, size, kind, nullptr);
+}
+
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t size, cudaMemcpyKind, cudaStream_t stream) {
+    return submit(stream, [=] {
+        memmove(dst, src, size);
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaMemset(void *ptr, int value, size_t size) {
+    const cudaError_t error = forbidden_in_capture();
+    return error ? error : cudaMemsetAsync(ptr, value, size, nullptr);
+}
+
+cudaError_t cudaMemsetAsync(void *ptr, int value, size_t size, cudaStream_t stream) {
+    return submit(stream, [=] {
+        memset(ptr, value, size);
+        return cudaSuccess;
+    });
+}
+
+// ---- streams and events ---------------------------------------------------------------------------------------
+
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t *stream, unsigned) {
+    *stream = new EmulatedStream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+    delete stream;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+    return stream && stream->capturing() ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
+
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+    if (stream && event->capture && !event->capture->ended && !stream->capturing()) {
+        stream->capture = event->capture;
+    }
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned) {
+    *event = new EmulatedEvent{std::chrono::steady_clock::now(), nullptr};
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+    event->capture = stream ? stream->capture : nullptr;
+    return submit(stream, [event] {
+        event->at = std::chrono::steady_clock::now();
+        return cudaSuccess;
+    });
+}
+
+cudaError_t cudaEventQuery(cudaEvent_t) { return cudaSuccess; }
+cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+
+cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t start, cudaEvent_t end) {
+    *ms = std::chrono::duration<float, std::milli>(end->at - start->at).count();
+    return cudaSuccess;
+}
+
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+    delete event;
+    return cudaSuccess;
+}
+
+// ---- graphs ---------------------------------------------------------------------------------------------------
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode) {
+    if (!stream || stream->capturing()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
+    stream->capture = std::make_shared<EmulatedGraph>();
+    stream->origin = true;
+    stream->relaxed = mode == cudaStreamCaptureModeRelaxed;
+    captures += !stream->relaxed;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
+    if (!stream || !stream->origin) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
+    *graph = new EmulatedGraph(*stream->capture);
+    stream->capture->ended = true;
+    stream->origin = false;
+    captures -= !stream->relaxed;
+    return cudaSuccess;
+}
+
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+    *status = stream && stream->capturing() ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long) {
+    *exec = new EmulatedGraph(*graph);
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+    delete graph;
+    return cudaSuccess;
+}
+
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) { return cudaGraphDestroy(exec); }
+
+cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
+    return submit(stream, [nodes = exec->nodes] {
+        for (const Work &work : nodes) {
+            if (const cudaError_t error = work()) {
+                return error;
+            }
+        }
+        return cudaSuccess;
+    });
+}
