@@ -1,0 +1,70 @@
+"""Every operator's samples and error samples on the NVIDIA backend's own sources, run by the emulator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from infiniop.conformance import runner
+from infiniop.conformance.call import Declined
+from infiniop.conformance.subject import subject
+from infiniop.operators import all_operators
+from infiniop.schema import Operator, Sample
+
+QUICK, LARGEST = 1 << 14, 1 << 23  # elements in one sample: of the quick selection, and of all
+PER_OPERATOR = 60  # samples of an operator in the quick selection
+
+
+def samples(operator: Operator, limit: int) -> Iterator[Sample]:
+    for sample in operator.samples(np.random.default_rng(1)):
+        if "large" not in sample.tags and runner.elements(sample) <= limit:
+            yield sample
+
+
+def failures(operator: Operator, chosen: list[Sample], backend: str) -> list[str]:
+    found = []
+    for sample in chosen:
+        try:
+            found += [f"{sample.name}: {f}" for f in runner.run_sample(operator, sample, backend)]
+        except Declined:
+            continue
+    return found
+
+
+def operator_of(emulator: str, name: str) -> Operator:
+    if not subject(emulator).has(name):
+        pytest.skip(f"the NVIDIA backend has no {name}")
+    return all_operators()[name]
+
+
+@pytest.mark.parametrize("name", list(all_operators()))
+def test_some_samples(emulator: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spread of the small ones; every other run backwards."""
+    operator = operator_of(emulator, name)
+    every = list(samples(operator, QUICK))
+    chosen = every[:: max(1, len(every) // PER_OPERATOR)]
+    wrong = failures(operator, chosen[::2], emulator)
+    monkeypatch.setenv("INFINIOP_EMULATOR_ORDER", "reverse")
+    wrong += failures(operator, chosen[1::2], emulator)
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("order", ["forward", "reverse"])
+@pytest.mark.parametrize("name", list(all_operators()))
+def test_all_samples(emulator: str, name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = operator_of(emulator, name)
+    monkeypatch.setenv("INFINIOP_EMULATOR_ORDER", order)
+    wrong = failures(operator, list(samples(operator, LARGEST)), emulator)
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", list(all_operators()))
+def test_error_samples(emulator: str, name: str) -> None:
+    operator = operator_of(emulator, name)
+    wrong = []
+    for sample in operator.error_samples(np.random.default_rng(2)):
+        wrong += [f"{sample.name}: {f}" for f in runner.run_error_sample(operator, sample, emulator)]
+    assert not wrong, "\n" + "\n".join(wrong)
