@@ -278,14 +278,14 @@ _DTYPES = {"W": (*FLOATS, I8, U8), "S": FLOATS, "Z": (I8, U8)}
 _WEIGHT_DOCS = ("floats, or integers (one per byte) with scales", "scale of each group", "integer that means 0")
 
 
-def _weight_tensors(note: str = "", null_at_run: bool = False) -> tuple[Tensor, ...]:
-    of_weight, of_scales, of_zeros = (doc + note for doc in _WEIGHT_DOCS)
-    unit = Strides.UNIT_LAST
-    return (
-        Tensor("weight", Role.IN, "n k", "W", unit, of_weight, null_at_run=null_at_run),
-        Tensor("scales", Role.IN, "n groups", "S", unit, of_scales, optional=True, null_at_run=null_at_run),
-        Tensor("zeros", Role.IN, "n groups", "Z", unit, of_zeros, optional=True, null_at_run=null_at_run),
-    )
+def _weight_tensors(only_described: bool = False) -> tuple[Tensor, ...]:
+    note = "; only its description is used" if only_described else ""
+    names, shapes = ("weight", "scales", "zeros"), ("n k", "n groups", "n groups")
+    return tuple(
+        Tensor(name, Role.IN, shape, dtype, Strides.UNIT_LAST, doc + note, optional=name != "weight",
+               null_at_run=only_described, only_described=only_described)
+        for name, shape, dtype, doc in zip(names, shapes, "WSZ", _WEIGHT_DOCS, strict=True)
+    )  # fmt: skip
 
 
 linear_pack = Operator(
@@ -331,7 +331,7 @@ linear_packed_size = Operator(
     dtypes=_DTYPES,
     tensors=(
         Tensor("size", Role.OUT, "", I64.name, doc="bytes, the header included"),
-        *_weight_tensors("; only its description is used", null_at_run=True),
+        *_weight_tensors(only_described=True),
     ),
     attrs=_ATTRS,
     constraints=_CONSTRAINTS,

@@ -127,8 +127,9 @@ class Tensor:
     `dtype` names a dtype variable of the operator or a fixed dtype ("I64"). `rank` bounds the rank where the shape has
     a `*group`. `written` says in words which region of an output is written, when that is not all of it; `read_when` is
     the constraint-language condition under which an OUT tensor is read as well (gemm's c when `beta != 0`).
-    `null_at_run` allows a NULL pointer at run although a descriptor was given. An `opaque` tensor holds bytes whose
-    layout is a backend's own.
+    `null_at_run` allows a NULL pointer at run although a descriptor was given. The values of a tensor that is
+    `only_described` mean nothing: kernels in Python get some tensor of that description. An `opaque` tensor holds bytes
+    whose layout is a backend's own.
     """
 
     name: str
@@ -143,6 +144,7 @@ class Tensor:
     read_when: str | None = None
     null_at_run: bool = False
     opaque: bool = False
+    only_described: bool = False
 
     @property
     def is_output(self) -> bool:

@@ -8,10 +8,14 @@ import sys
 
 import hypothesis.strategies as st
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 
 from infiniop import ops
 from infiniop.conformance import runner
+from infiniop.conformance.call import run
+from infiniop.conformance.memory import Arguments
+from infiniop.conformance.subject import subject
 from infiniop.operators import linear, linear_pack
 from infiniop.schema import F16, F32, FLOATS, I8, U8, Sample
 from infiniop.schema.samples import Call, uniform
@@ -91,3 +95,20 @@ def test_results_do_not_depend_on_the_number_of_threads() -> None:
         command = [sys.executable, "-c", _PROGRAM, os.path.dirname(__file__)]
         found.add(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout)
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_size_needs_descriptions_only(backend: str) -> None:
+    """As a C program may ask for it: no pointers but that of the answer."""
+    rng, operator = np.random.default_rng(5), linear_pack.linear_packed_size
+    for weight in (
+        linear_pack.integers(rng, 6, 64, 32, 2, U8, F32, U8),
+        linear_pack.Weight(uniform(rng, (6, 64), F16)),
+    ):
+        sizes = []
+        for null in (set(), {"weight", "scales", "zeros"}):
+            tensors = {"size": np.zeros((), np.int64), **weight.tensors}
+            arguments = Arguments(operator, tensors)
+            assert run(operator, subject(backend), arguments, weight.attrs, {"run": frozenset(null)}) == []
+            sizes.append(int(arguments.blocks["size"].array))
+        assert sizes[0] == sizes[1] >= weight.least_bytes

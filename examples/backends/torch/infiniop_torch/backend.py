@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -37,19 +39,15 @@ class TorchBackend(PythonBackend):
 
     def array(self, address: int, signature: Signature) -> torch.Tensor | Mirrored:
         """A strided tensor over the memory."""
-        shape, strides, itemsize = signature.shape, signature.strides, signature.dtype.itemsize
-        low, high = extent(shape, strides)
-        flat = self._bytes(address + low * itemsize, (high - low + 1) * itemsize, signature.device)
-        view = flat.view(_dtype(signature)).as_strided(shape, [abs(stride) for stride in strides])
-        backwards = [axis for axis, stride in enumerate(strides) if stride < 0]
-        return Mirrored(view, backwards, signature.readonly) if backwards else view
-
-    def _bytes(self, address: int, nbytes: int, device: Device) -> torch.Tensor:
-        if nbytes == 0:
-            return torch.empty(0, dtype=torch.uint8, device=f"{self.kind}:{device.index}")
-        if self.memory is None:
-            return borrow(address, nbytes, device)
-        return self.memory.bytes_at(device.index, address, nbytes)
+        layout = Layout.of(signature)
+        if layout.nbytes == 0:
+            flat = torch.empty(0, dtype=torch.uint8, device=f"{self.kind}:{signature.device.index}")
+        elif self.memory is None:
+            flat = borrow(address + layout.start, layout.nbytes, signature.device)
+        else:
+            flat = self.memory.bytes_at(signature.device.index, address + layout.start, layout.nbytes)
+        view = flat.view(layout.dtype).as_strided(signature.shape, layout.strides)
+        return Mirrored(view, layout.backwards, signature.readonly) if layout.backwards else view
 
     def run(self, kernel: Callable[..., None], arguments: dict[str, Any], device: Device, stream: int) -> None:
         """The kernel in the order of the stream."""
@@ -63,10 +61,31 @@ class TorchBackend(PythonBackend):
         return contextlib.nullcontext() if self.memory is None else self.memory.on(device.index, stream)
 
 
+@dataclass(frozen=True)
+class Layout:
+    """What a signature means in torch's words."""
+
+    start: int  # byte offset of the lowest element: with negative strides it is not the first one
+    nbytes: int
+    dtype: torch.dtype
+    strides: tuple[int, ...]  # without their signs
+    backwards: tuple[int, ...]  # the axes that had a negative one
+
+    @staticmethod
+    @functools.lru_cache(4096)
+    def of(signature: Signature) -> Layout:
+        itemsize, strides = signature.dtype.itemsize, signature.strides
+        low, high = extent(signature.shape, strides)
+        # Raw bytes, and complex numbers of two 8-bit floats, are only ever copied.
+        dtype = {BYTE: torch.uint8, C16: torch.int16}.get(signature.dtype) or torch_dtypes()[1][signature.dtype]
+        backwards = tuple(axis for axis, stride in enumerate(strides) if stride < 0)
+        return Layout(low * itemsize, (high - low + 1) * itemsize, dtype, tuple(map(abs, strides)), backwards)
+
+
 class Mirrored:
     """torch has no negative strides: the kernel gets a copy, and what it writes there is written back."""
 
-    def __init__(self, view: torch.Tensor, axes: list[int], readonly: bool):
+    def __init__(self, view: torch.Tensor, axes: tuple[int, ...], readonly: bool):
         self.view, self.axes, self.readonly = view, axes, readonly
 
     def forwards(self) -> torch.Tensor:
@@ -76,8 +95,3 @@ class Mirrored:
     def write_back(self) -> None:
         if not self.readonly:
             bits(self.view).copy_(bits(self.copy).flip(self.axes))
-
-
-def _dtype(signature: Signature) -> torch.dtype:
-    """Raw bytes, and complex numbers of two 8-bit floats, are only ever copied."""
-    return {BYTE: torch.uint8, C16: torch.int16}.get(signature.dtype) or torch_dtypes()[1][signature.dtype]

@@ -21,8 +21,11 @@ OWN_DTYPE, INT8, INT4 = range(3)
 LAYOUT = 0x544F5243  # "TORC": nobody else's
 
 
-def linear_packed_size(size: Tensor, weight: Tensor, scales, zeros, format: int, group_size: int) -> None:
-    size.fill_(HEADER.size + sum(_sizes(*weight.shape, weight.itemsize, format, group_size)))
+def linear_packed_size(
+    size: Tensor, weight: Tensor, scales: Tensor | None, zeros: Tensor | None, format: int, group_size: int
+) -> None:
+    n, k = weight.shape
+    size.fill_(HEADER.size + sum(_sizes(n, k, weight.itemsize, format, group_size)))
 
 
 def linear_pack(

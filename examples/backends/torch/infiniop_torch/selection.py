@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 
 from infiniop.schema import BadValue
@@ -28,8 +29,11 @@ def random_sample(result: Tensor, probs: Tensor, random_val: float, topp: float,
     result.copy_(_draw(probs, random_val, topp, topk, temperature))
 
 
-def random_sample_batch(result: Tensor, probs: Tensor, random_val, topp, topk, temperature, batch_size: int) -> None:
-    """The parameters are arrays of NumPy in host memory."""
+def random_sample_batch(
+    result: Tensor, probs: Tensor, random_val: ndarray, topp: ndarray, topk: ndarray, temperature: ndarray,
+    batch_size: int,
+) -> None:  # fmt: skip
+    """The parameters lie in host memory."""
     columns = {"random_val": random_val, "topp": topp, "topk": topk, "temperature": temperature}
     rows = list(zip(*(column.tolist() for column in columns.values()), strict=True))
     for i, row in enumerate(rows):
