@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
 from ._library import ffi, lib
 from .memory import NULL, address_of
-from .schema import Status
 
 _alive: list[Any] = []  # C keeps the addresses of tables and callbacks
 
@@ -182,13 +182,13 @@ def runtime_table(runtime: PythonRuntime) -> Any:
 
 
 def _with_status(field: str, function: Callable[..., None]) -> Callable[..., int]:
-    def called(*arguments: Any) -> int:
-        from .python_backend import report
+    from .python_backend import report
 
+    def called(*arguments: Any, ending: Callable[[], bool] = sys.is_finalizing) -> int:
         try:
             function(*arguments)
-            return int(Status.SUCCESS)
+            return 0
         except BaseException as error:
-            return report(error, field)
+            return 0 if ending() else report(error, field)  # modules are gone then, and nobody asks
 
     return called

@@ -9,6 +9,9 @@ step() { printf '\n== %s\n' "$*"; }
 step "all tests, the long ones too"
 $python -m pytest -n 2 tests --full
 
+step "example backends, each a package of its own"
+$python scripts/example_backends.py
+
 for isa in portable v3 v4 v4bf16; do
     if INFINIOP_CPU_ISA=$isa $python -c 'import infiniop; infiniop.ops.add' 2>/dev/null &&
         INFINIOP_CPU_ISA=$isa $python -m infiniop backends --json | grep -q "($isa"; then
