@@ -102,7 +102,7 @@ def run(
         share = _python_share(running["ours"], [1], max(tokens, 8))  # before the threads of others are there
         sizes = {"ours": _weight_bytes(loaded)}
         if peers:
-            form = engines.GGUF_FORMS[weights or dtype_name]
+            form = engines.GGUF_FORMS[(weights or dtype_name).removesuffix("-a8")]
             _add_peers(running, sizes, checkpoint, dtype_name, form)
         ids = np.random.default_rng(0).integers(0, model.vocab, prompt).tolist()
         timings: dict[str, list[engines.Timing]] = {name: [] for name in running}

@@ -72,7 +72,9 @@ def bench_llm(
     rounds: Annotated[int, typer.Option(min=1, help="How often the engines take turns.")] = 3,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the installed peers as well.")] = True,
     context: Annotated[int | None, typer.Option(min=1, help="Also decode after this many tokens.")] = None,
-    weights: Annotated[str | None, typer.Option(help="int8 or int4; llama.cpp then has Q8_0 or Q4_0.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="int8, int4, int8-a8 or int4-a8; llama.cpp then has Q8_0 or Q4_0.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Prefill and decode of a 1.24 B-parameter Llama shape with random weights, against transformers, llama.cpp and the

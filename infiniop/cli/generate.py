@@ -39,7 +39,12 @@ def generate(
     cache: Annotated[CacheKind, typer.Option(help="Form of the KV cache.")] = CacheKind.static,
     block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the paged cache.")] = 16,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")] = None,
-    quantize: Annotated[str | None, typer.Option(help="int8 or int4: quantise the weights when loading.")] = None,
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            help="int8 or int4: quantise the weights when loading; int8-a8, int4-a8: activations to 8 bits too."
+        ),
+    ] = None,
     tp: Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")] = 1,
     pp: Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline parallelism).")] = 1,
     device: Annotated[str, typer.Option(help="Device that computes.")] = "cpu",

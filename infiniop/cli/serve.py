@@ -11,7 +11,10 @@ import typer
 
 Model = Annotated[Path, typer.Argument(help="Folder with config.json, safetensors and tokenizer.json.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")]
-Quantize = Annotated[str | None, typer.Option(help="int8 or int4: quantise the weights when loading.")]
+Quantize = Annotated[
+    str | None,
+    typer.Option(help="int8 or int4: quantise the weights when loading; int8-a8, int4-a8: activations to 8 bits too."),
+]
 Tp = Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")]
 Pp = Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline parallelism).")]
 Device = Annotated[str, typer.Option(help="Device that computes.")]

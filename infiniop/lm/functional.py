@@ -22,8 +22,10 @@ class Functional:
     embedding = staticmethod(lambda ids, weight, out: ops.embedding(ids, weight, out=out))
     rms_norm = staticmethod(lambda x, weight, epsilon, out: ops.rms_norm(x, weight, epsilon=epsilon, out=out))
 
-    def __init__(self, device: str, available: Iterable[str], buffers: Buffers):
-        """Raises `MissingOperatorsError` when the device cannot run the models here."""
+    def __init__(self, device: str, available: Iterable[str], buffers: Buffers, activation_bits: int = 16):
+        """`activation_bits`: what x of a product with integers is rounded to.
+
+        Raises `MissingOperatorsError` when the device cannot run the models here."""
         check_operators(device, available)
         have = frozenset(available)
         self._buffers = buffers
@@ -31,7 +33,8 @@ class Functional:
         self._fused_select = "select_last_token_hidden" in have
         self._joined_gate = not ("swiglu" in have or have >= {"silu", "mul"})
         self._turned: dict[int, tuple[Tensor, Tensor]] = {}
-        self.linear = _linear if "linear" in have else self._linear_by_gemm
+        self._activation_bits = activation_bits
+        self.linear = self._linear if "linear" in have else self._linear_by_gemm
         self.add_rms_norm = _add_rms_norm if "add_rms_norm" in have else _add_then_rms_norm
         self._gate = _swiglu if "swiglu" in have else _silu_then_mul
 
@@ -52,6 +55,9 @@ class Functional:
         return ops.paged_attention_prefill(
             q, k, v, batch.block_tables, batch.kv_lengths, batch.offsets, scale=scale, out=out
         )
+
+    def _linear(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+        return ops.linear(x, weight, bias, activation_bits=self._activation_bits, out=out)
 
     def _linear_by_gemm(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
         known = self._turned.get(id(weight))
@@ -90,10 +96,6 @@ class Functional:
         for row, end in enumerate(batch.host.offsets[1:].tolist()):
             ops.rearrange(hidden[end - 1], out=out[row])
         return out
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
-    return ops.linear(x, weight, bias, out=out)
 
 
 def _add_rms_norm(x: Tensor, residual: Tensor, weight: Tensor, epsilon: float, out: Tensor) -> Tensor:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 FORMATS = {"int8": 1, "int4": 2}
 """Names of the formats, and what `linear_pack` calls them."""
 
+QUANTIZATIONS = (*FORMATS, *(f"{name}-a8" for name in FORMATS))
+"""What `quantize` may be. With -a8 activations are rounded to 8 bits before a product, else to 16."""
+
 OPERATORS = ("linear", "linear_pack", "linear_packed_size")
 """What a device needs for packed weights."""
 
@@ -27,17 +30,18 @@ class Packer:
     """Packs weights on one device."""
 
     def __init__(self, device: Any, available: Iterable[str], quantize: str | None):
-        """`quantize`: the format for float weights (int8, int4), or None: they stay as they are.
+        """`quantize`: one of `QUANTIZATIONS` for float weights, or None: they stay as they are.
 
-        Raises `ValueError` for another format, and for a device without packed weights.
+        Raises `ValueError` for another one, and for a device without packed weights.
         """
-        if quantize is not None and quantize not in FORMATS:
-            raise ValueError(f"quantize must be one of {', '.join(FORMATS)} or None, got {quantize!r}")
+        if quantize is not None and quantize not in QUANTIZATIONS:
+            raise ValueError(f"quantize must be one of {', '.join(QUANTIZATIONS)} or None, got {quantize!r}")
         self.possible = set(available).issuperset(OPERATORS)
         if quantize is not None and not self.possible:
             raise ValueError(f"device {str(device)!r} lacks {', '.join(OPERATORS)}, which quantize={quantize!r} needs")
         self._device = device
-        self.quantize = quantize
+        self.quantize = None if quantize is None else quantize.removesuffix("-a8")
+        self.activation_bits = 8 if quantize != self.quantize else 16
 
     def integers(self, weight: QuantizedWeight) -> Tensor:
         """A quantised layer's weight, as exact as it came."""

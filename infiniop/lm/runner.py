@@ -108,8 +108,8 @@ class CausalLM(Module, GenerationMixin):
         quantize: str | None = None,
         parallel: Parallel | None = None,
     ):
-        """`quantize`: "int8" or "int4" quantises the layers' weights as they are loaded. `parallel`: this is one rank's
-        part of the model (see `ranks.spread`).
+        """`quantize`: "int8" or "int4" quantises the layers' weights as they are loaded, "int8-a8" and "int4-a8" round
+        activations to 8 bits as well. `parallel`: this is one rank's part of the model (see `ranks.spread`).
 
         Raises `MissingOperatorsError` before anything is loaded when the device cannot run the model.
         """
@@ -127,7 +127,7 @@ class CausalLM(Module, GenerationMixin):
         self._packer = Packer(device, available, quantize)
         self._tied_output: Tensor | None = None  # quantised, beside the embedding that it comes from
         self._buffers = Buffers(device)
-        self._f = Functional(str(device), available, self._buffers)
+        self._f = Functional(str(device), available, self._buffers, self._packer.activation_bits)
         self._sampler = Sampler(self._buffers, "sample" in available)
         self._graphs = DecodeGraphs(self._buffers, device)
         self._rope = RotaryTables(config.rope_parameters, config.head_dim, self.dtype, device)

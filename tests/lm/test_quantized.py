@@ -270,6 +270,16 @@ def test_quantised_at_load(checkpoint, prompts, tmp_path, quantize, architecture
     assert model.state_dict()["model.embed_tokens.weight"].ndim == 2
 
 
+@pytest.mark.parametrize("quantize", ["int8", "int4"])
+def test_activations_of_8_bits(checkpoint, prompts, quantize):
+    """256 times as coarse as the rounding whose bound is `BOUND`."""
+    source, rows = checkpoint("llama-gqa").path, prompts(1, 17)
+    exact = logits(AutoLlamaModel.from_pretrained(source, dtype="float32", quantize=quantize), rows)
+    rounded = logits(AutoLlamaModel.from_pretrained(source, dtype="float32", quantize=f"{quantize}-a8"), rows)
+    off = max(np.abs(a - b).max() / np.abs(a).max() for a, b in zip(exact, rounded, strict=True))
+    assert BOUND < off < 256 * BOUND
+
+
 def test_parameters_given_one_by_one_are_quantised(checkpoint, prompts):
     pair = checkpoint("llama-mqa-tied")
     engine = InferEngine(LlamaConfig.from_pretrained(pair.path), dtype="float32", quantize="int8")
@@ -287,7 +297,7 @@ def test_parameters_given_one_by_one_are_quantised(checkpoint, prompts):
 
 def test_unknown_formats_and_devices_are_refused(checkpoint):
     path = checkpoint("llama-gqa").path
-    with pytest.raises(ValueError, match=r"quantize must be one of int8, int4 or None, got 'int3'"):
+    with pytest.raises(ValueError, match=r"quantize must be one of int8, int4, int8-a8, int4-a8 or None, got 'int3'"):
         AutoLlamaModel.from_pretrained(path, quantize="int3")
 
 
