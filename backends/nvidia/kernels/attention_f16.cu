@@ -1,0 +1,5 @@
+#include "attention_half.cuh"
+
+namespace infiniop::nvidia {
+template Status attend_half<f16>(const AttentionParams &, AttentionForm, const Limits &, infinirtStream_t);
+}
