@@ -93,7 +93,11 @@ def nested() -> Iterator[None]:
 
 
 class Stream:
-    """A queue of work on a device. `with stream:` makes it the thread's current stream of that device."""
+    """A queue of work on a device. `with stream:` makes it the thread's current stream of that device.
+
+    The native stream lives as long as its handle: memory that was allocated or used on it refers to that, and is freed
+    in its order.
+    """
 
     def __init__(self, device: DeviceLike = None):
         self.device = Device(device)
@@ -102,7 +106,7 @@ class Stream:
         room = ffi.new("infinirtStream_t *")
         with current(self.device):
             check(lib.infinirtStreamCreate(room))
-        self.handle = room[0]
+        self.handle = ffi.gc(room[0], lib.infinirtStreamDestroy)
 
     def synchronize(self) -> None:
         """Wait until the work given so far is done."""
@@ -124,9 +128,8 @@ class Stream:
         lane_of(self.device).use(self._previous.pop())
 
     def __del__(self) -> None:
-        if getattr(self, "handle", NULL) != NULL:
-            with contextlib.suppress(Exception), current(self.device):
-                lib.infinirtStreamDestroy(self.handle)
+        if getattr(self, "handle", NULL) != NULL and lane_of is not None:  # None while the interpreter shuts down
+            lane_of(self.device).workspaces.pop(address_of(self.handle), None)
 
     def __repr__(self) -> str:
         return f"infiniop.Stream({str(self.device)!r})"

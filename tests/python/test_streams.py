@@ -105,3 +105,24 @@ def test_runtime_queries() -> None:
     shot = runtime.snapshot()
     assert shot.total_bytes == total or shot.total_bytes is None or shot.total_bytes > 0
     assert runtime.plugin_abi()[0] == 0 and runtime.version()
+
+
+def test_a_stream_lives_as_long_as_memory_in_its_order() -> None:
+    """Freeing asks the stream for its order, also when nobody else refers to it any more."""
+    done: list[tuple[str, int]] = []
+
+    class Runtime(infiniop.PythonRuntime):
+        def stream_synchronize(self, device_id: int, stream: int) -> None:
+            done.append(("synchronize", stream))
+
+        def stream_destroy(self, stream: int) -> None:
+            done.append(("destroy", stream))
+
+    infiniop.PythonBackend("creek", device="creek", runtime=Runtime(), kernels={}).register()
+    stream = infiniop.Stream("creek")
+    with stream:
+        tensor = infiniop.empty((4,), dtype=infiniop.float32, device="creek")
+    del stream
+    assert done == []
+    del tensor
+    assert done == [("synchronize", 1), ("destroy", 1)]
