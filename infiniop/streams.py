@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ._library import ffi, lib
@@ -92,6 +93,11 @@ def nested() -> Iterator[None]:
             lane.reserve(0)
 
 
+def _destroy(stream: Any, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+    if not finalizing():  # a device written in Python is gone by then
+        lib.infinirtStreamDestroy(stream)
+
+
 class Stream:
     """A queue of work on a device. `with stream:` makes it the thread's current stream of that device.
 
@@ -106,7 +112,7 @@ class Stream:
         room = ffi.new("infinirtStream_t *")
         with current(self.device):
             check(lib.infinirtStreamCreate(room))
-        self.handle = ffi.gc(room[0], lib.infinirtStreamDestroy)
+        self.handle = ffi.gc(room[0], _destroy)
 
     def synchronize(self) -> None:
         """Wait until the work given so far is done."""
@@ -128,7 +134,7 @@ class Stream:
         lane_of(self.device).use(self._previous.pop())
 
     def __del__(self) -> None:
-        if getattr(self, "handle", NULL) != NULL and lane_of is not None:  # None while the interpreter shuts down
+        if getattr(self, "handle", NULL) != NULL and not sys.is_finalizing():
             lane_of(self.device).workspaces.pop(address_of(self.handle), None)
 
     def __repr__(self) -> str:
