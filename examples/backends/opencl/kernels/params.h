@@ -61,6 +61,21 @@ typedef struct ProductParams {
     i64 c[3], a[3], b[3]; /* strides of batch, row, column */
 } ProductParams;
 
+/* A packed weight: the header, the rows' values, then scales (f32) and zeros (i16) of each row and group. */
+typedef struct PackedParams {
+    i64 n, k, group_size, groups;
+    i64 size, format, dtype, layout;       /* bytes; the header's fields */
+    i64 weight_row, scales_row, zeros_row; /* linear_pack: strides of the rows */
+    i64 m, y_row, x_row;                   /* linear */
+    i64 room;                              /* linear: bytes that the packed tensor has */
+} PackedParams;
+
+#define PACKED_HEADER 64
+#define PACKED_MAGIC 0x4b50494e49464e49 /* "INFINIPK" */
+#define PACKED_OWN 0x6f636c00           /* this backend's layouts: floats as they are, */
+#define PACKED_SCALES 0x6f636c01        /* quantised, */
+#define PACKED_ZEROS 0x6f636c02         /* quantised with zeros */
+
 /* Strides by sequence (or block), head, token, element. */
 typedef struct AttentionParams {
     i64 sequences, heads, group, rows, d, dv; /* group: query heads of a key head; rows: queries of a sequence */

@@ -1,7 +1,6 @@
 #include "kernel.h"
 
 #include <algorithm>
-#include <deque>
 
 namespace opencl {
 
@@ -89,31 +88,28 @@ Nest nest_of(const Call &call, const std::vector<size_t> &tensors, const std::ve
 Prepared::Prepared(const infiniopCall &call, Plan plan)
     : op(call.op), device_(device_at(call.device_id)), ntensors_(call.ntensors), plan_(std::move(plan)) {
     for (const Stage &stage : plan_.stages) {
+        Built &built = built_.emplace_back();
         const size_t local = device_.work_group();
-        const size_t groups = stage.by_group ? stage.items : (stage.items + local - 1) / local;
-        built_.push_back({nullptr, nullptr, groups * local});
-        if (stage.items == 0) {
+        built.global = local * (stage.by_group ? stage.items : (stage.items + local - 1) / local);
+        if (built.global == 0) {
             continue;
         }
         cl_int code = CL_SUCCESS;
-        built_.back().kernel = clCreateKernel(device_.program(stage.file, stage.options), stage.kernel, &code);
+        built.kernel = clCreateKernel(device_.program(stage.file, stage.options), stage.kernel, &code);
         check(code, "clCreateKernel");
-        built_.back().params =
-            clCreateBuffer(device_.context(), CL_MEM_READ_ONLY | CL_MEM_COPY_HOST_PTR, stage.params.size(),
-                           const_cast<unsigned char *>(stage.params.data()), &code);
+        built.params = clCreateBuffer(device_.context(), CL_MEM_READ_ONLY | CL_MEM_COPY_HOST_PTR, stage.params.size(),
+                                      const_cast<unsigned char *>(stage.params.data()), &code);
         check(code, "clCreateBuffer");
-        check(clSetKernelArg(built_.back().kernel, 0, sizeof(cl_mem), &built_.back().params), "clSetKernelArg");
+        check(clSetKernelArg(built.kernel, 0, sizeof(cl_mem), &built.params), "clSetKernelArg");
     }
 }
 
-Prepared::~Prepared() {
-    for (const Built &built : built_) {
-        if (built.kernel) {
-            clReleaseKernel(built.kernel);
-        }
-        if (built.params) {
-            clReleaseMemObject(built.params);
-        }
+Prepared::Built::~Built() {
+    if (kernel) {
+        clReleaseKernel(kernel);
+    }
+    if (params) {
+        clReleaseMemObject(params);
     }
 }
 

@@ -2,8 +2,8 @@
 // over how many work items: `supports` asks it, `create` builds what it says, `calculate` enqueues that.
 #pragma once
 
+#include <deque>
 #include <functional>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -80,10 +80,10 @@ struct Plan {
 class Prepared {
 public:
     Prepared(const infiniopCall &call, Plan plan);
-    ~Prepared();
     Prepared(const Prepared &) = delete;
 
     void run(const infiniopRun &run);
+    void launch(size_t stage, const infiniopRun &run) { launch_with(stage, run, nullptr, 0); }
     template <class Late> void launch(size_t stage, const infiniopRun &run, const Late &late) {
         launch_with(stage, run, &late, sizeof late);
     }
@@ -94,15 +94,19 @@ private:
     void launch_with(size_t stage, const infiniopRun &run, const void *late, size_t late_size);
 
     struct Built {
-        cl_kernel kernel;
-        cl_mem params;
-        size_t global;
+        cl_kernel kernel = nullptr;
+        cl_mem params = nullptr;
+        size_t global = 0;
+
+        Built() = default;
+        Built(const Built &) = delete;
+        ~Built();
     };
     Device &device_;
     const size_t ntensors_;
     Plan plan_;
     std::mutex mutex_; // a cl_kernel holds the arguments of one launch
-    std::vector<Built> built_;
+    std::deque<Built> built_;
 };
 
 using Prepare = Plan (*)(const Call &call);

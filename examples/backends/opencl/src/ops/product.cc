@@ -1,4 +1,4 @@
-// gemm, and linear with a plain weight.
+// gemm, and linear with a plain or a packed weight.
 #include "../kernel.h"
 
 #include <infiniop/schema/gemm.h>
@@ -41,10 +41,24 @@ const Operator gemm(products::op, products::version, plan_gemm);
 
 namespace layer = infiniop::schema::linear;
 
+// The header says at run what the buffer holds.
+Plan plan_packed(const Call &call) {
+    using T = layer::T;
+    PackedParams params = {};
+    params.m = call.dim(T::y, 0);
+    params.n = call.dim(T::y, 1);
+    params.k = call.dim(T::x, 1);
+    params.y_row = call.stride(T::y, 0);
+    params.x_row = call.stride(T::x, 0);
+    params.room = call.dim(T::weight, 0);
+    const std::string options = "-DT=" + call.type(T::y) + " -DCODE=" + std::to_string(call.dtype(T::y));
+    return Plan({Stage("packed_product.cl", "linear_packed", options, params.m * params.n, params)});
+}
+
 Plan plan_linear(const Call &call) {
     using T = layer::T;
     if (call.rank(T::weight) == 1) {
-        refuse(INFINI_STATUS_NOT_IMPLEMENTED, "weight", "a plain weight on this backend", "a packed one");
+        return plan_packed(call);
     }
     ProductParams params = {};
     params.batch = 1;
