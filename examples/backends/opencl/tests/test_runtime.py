@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -83,6 +84,20 @@ def test_a_recorded_graph_replays_with_new_contents():
             graph.launch(stream)
         stream.synchronize()
         assert (out.to("cpu").numpy() == 2 * value).all()
+
+
+def test_threads_share_descriptors_on_streams_of_their_own():
+    weight = tensor(np.eye(32, dtype=np.float32))
+
+    def work(value: int) -> bool:
+        stream = infiniop.Stream("opencl")
+        with stream:
+            x = tensor(np.full((4, 32), value, np.float32))
+            results = [ops.linear(ops.add(x, x), weight) for _ in range(40)]
+            return all((r.to("cpu").numpy() == 2 * value).all() for r in results)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(8)))
 
 
 def test_memory_is_counted(runtime: Runtime):
