@@ -182,6 +182,13 @@ def test_kernels_run_on_their_stream(runtime, package: ModuleType) -> None:
     assert len(native.seen) == 2 and native.seen[0].stream is seen[1] and native.seen[1] == "synchronize"
 
 
+def test_a_native_capture_is_refused(runtime, monkeypatch) -> None:
+    a = infiniop.asarray(np.zeros(3, np.float32), device="pretend")
+    monkeypatch.setattr(runtime.module, "is_current_stream_capturing", lambda: True, raising=False)
+    with pytest.raises(infiniop.errors.NotImplementedByBackendError, match="graph"):
+        ops.relu(a)
+
+
 # ---- in programs of its own -------------------------------------------------------------------------------------
 
 GENERATE = """

@@ -53,6 +53,8 @@ class TorchBackend(PythonBackend):
         """The kernel in the order of the stream."""
         mirrored = {name: value for name, value in arguments.items() if isinstance(value, Mirrored)}
         with torch.inference_mode(), self._on(device, stream):
+            if self.memory is not None and self.memory.is_capturing():
+                raise NotImplementedError("torch's temporaries have no place in a graph that the device itself records")
             kernel(**arguments | {name: value.forwards() for name, value in mirrored.items()})
             for value in mirrored.values():
                 value.write_back()

@@ -95,6 +95,11 @@ class TorchRuntime(PythonRuntime):
         """torch's work inside goes to the stream."""
         return self.module.stream(self._stream(device_id, stream))
 
+    def is_capturing(self) -> bool:
+        """Whether another backend's runtime records the current stream natively. This one does not."""
+        asked = getattr(self.module, "is_current_stream_capturing", None)
+        return asked is not None and asked()
+
     def _stream(self, device_id: int, handle: int) -> Any:
         """One of ours, the default one, or a native one that somebody else made."""
         if handle in self._objects:
