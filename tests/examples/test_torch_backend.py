@@ -149,6 +149,11 @@ def test_memory_of_a_device(runtime) -> None:
     made = infiniop.asarray(np.zeros(1000, np.uint8), device="pretend")
     assert len(runtime._tensors) == blocks + 1
     del made
+    with torch.inference_mode():  # tensors that are made here cannot be changed elsewhere
+        made = infiniop.empty(3, device="pretend")
+    made.copy_(np.ones(3, np.float32))
+    assert made.to("cpu").tolist() == [1, 1, 1]
+    del made
     assert len(runtime._tensors) == blocks and sorted(runtime._tensors) == runtime._starts
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -52,15 +51,12 @@ class TorchBackend(PythonBackend):
     def run(self, kernel: Callable[..., None], arguments: dict[str, Any], device: Device, stream: int) -> None:
         """The kernel in the order of the stream."""
         mirrored = {name: value for name, value in arguments.items() if isinstance(value, Mirrored)}
-        with torch.inference_mode(), self._on(device, stream):
+        with torch.inference_mode() if self.memory is None else self.memory.on(device.index, stream):
             if self.memory is not None and self.memory.is_capturing():
                 raise NotImplementedError("torch's temporaries have no place in a graph that the device itself records")
             kernel(**arguments | {name: value.forwards() for name, value in mirrored.items()})
             for value in mirrored.values():
                 value.write_back()
-
-    def _on(self, device: Device, stream: int) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext() if self.memory is None else self.memory.on(device.index, stream)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -91,9 +92,11 @@ class TorchRuntime(PythonRuntime):
 
     # ---- streams and events ---------------------------------------------------------------------------------
 
-    def on(self, device_id: int, stream: int) -> AbstractContextManager[Any]:
-        """torch's work inside goes to the stream."""
-        return self.module.stream(self._stream(device_id, stream))
+    @contextlib.contextmanager
+    def on(self, device_id: int, stream: int) -> Iterator[None]:
+        """torch's work inside goes to the stream. Inference mode: blocks may have been made in it."""
+        with torch.inference_mode(), self.module.stream(self._stream(device_id, stream)):
+            yield
 
     def is_capturing(self) -> bool:
         """Whether another backend's runtime records the current stream natively. This one does not."""
