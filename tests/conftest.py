@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 
@@ -14,3 +18,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if item.get_closest_marker("full"):
                 item.add_marker(pytest.mark.skip(reason="long; needs --full"))
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """infiniop, built as a wheel."""
+    folder, sources = tmp_path_factory.mktemp("wheel"), Path(__file__).resolve().parents[1]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "-q",
+        "wheel",
+        "--no-build-isolation",
+        "--no-deps",
+    ]
+    done = subprocess.run([*pip, f"-Cbuild-dir={folder}/build", "-w", folder, sources], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (built,) = folder.glob("infiniop-*.whl")
+    return built

@@ -61,12 +61,10 @@ def test_example(tmp_path: Path, language: str, tool: str):
 
 
 @pytest.fixture(scope="module")
-def installed_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def installed_wheel(tmp_path_factory: pytest.TempPathFactory, wheel: Path) -> Path:
     """The prefix that `infiniop root` prints where the wheel is installed."""
-    folder = tmp_path_factory.mktemp("wheel")
+    folder = tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    run([*pip, "wheel", "--no-build-isolation", "--no-deps", f"-Cbuild-dir={folder}/build", "-w", folder, SOURCES])
-    (wheel,) = folder.glob("infiniop-*.whl")
     run([*pip, "install", "--no-deps", "--target", folder / "site", wheel])
     # Neither the working folder nor `site`, which loads the editable install's finder; dependencies from here.
     paths = f"{folder / 'site'}{os.pathsep}{sysconfig.get_path('platlib')}"

@@ -11,12 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scratch import Scratch
 
 import infiniop
 from infiniop.templates import LANGUAGES, Template, check_device, check_name
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from scratch import Scratch
 
 QUICK = {("c", "cpu"), ("cpp", "card"), ("python", "card")}
 VARIANTS = [
