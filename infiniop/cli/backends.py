@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
 
 def list_backends(as_json: Json = False) -> None:
     """The backends found, with device, version, priority; why some failed to load, and what of others is not used."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
@@ -27,15 +29,17 @@ def list_backends(as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows]))
         return
-    table = Table("backend", "device", "devices", "version", "priority", "operators", "origin")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in ("backend", "device", "version", "priority", "operators", "origin"):
+        table.add_column(column, no_wrap=column not in ("version", "origin"), overflow="fold")
     for row in rows:
-        priority = f"{row.priority}, when named" if row.explicit_only else str(row.priority)
+        origin = Path(row.origin).name  # --json prints the whole path
         if row.error:
-            table.add_row(row.name, row.device, "-", "-", "-", "-", f"{row.origin}: failed")
+            table.add_row(row.name, row.device, "-", "-", "-", f"{origin}: failed")
         else:
-            table.add_row(
-                row.name, row.device, str(row.device_count), row.version, priority, str(row.kernels), row.origin
-            )
+            device = row.device if row.device_count == 1 else f"{row.device} x {row.device_count}"
+            priority = "when named" if row.explicit_only else str(row.priority)
+            table.add_row(row.name, device, row.version, priority, str(row.kernels), origin)
     console = Console()
     console.print(table)
     for row in rows:
