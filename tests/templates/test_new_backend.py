@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scratch import Scratch
 
@@ -90,6 +90,7 @@ def test_what_cannot_be_made_is_refused_in_one_sentence(tmp_path: Path):
     assert sorted(scratch.folder.rglob("*")) == before
 
 
+@settings(deadline=None)
 @given(st.text(max_size=70))
 def test_a_name_is_an_identifier_or_refused(name: str):
     try:
