@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
-import subprocess
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -13,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from scratch import Scratch
 
 import infiniop
 from infiniop import ops, plugins
@@ -35,18 +35,6 @@ def package() -> ModuleType:
 
     plugins.register(infiniop_torch)
     return infiniop_torch
-
-
-@pytest.mark.parametrize("name", all_operators())
-def test_samples(package: ModuleType, name: str, request: pytest.FixtureRequest) -> None:
-    operator, failures, count = all_operators()[name], [], 0
-    for sample in operator.samples(np.random.default_rng(1)):
-        is_large = "large" in sample.tags or runner.elements(sample) > LARGEST
-        if not is_large or (request.config.getoption("--full") and runner.elements(sample) < 1 << 27):
-            count += 1
-            failures += [f"{sample.name}: {f}" for f in runner.run_sample(operator, sample, "torch")]
-    assert count, "no samples"
-    assert not failures, "\n" + "\n".join(failures)
 
 
 @pytest.mark.parametrize("name", all_operators())
@@ -158,12 +146,25 @@ def test_memory_of_a_device(runtime) -> None:
 
 
 @pytest.mark.parametrize("name", all_operators())
-def test_samples_on_a_device(runtime, name: str) -> None:
-    operator, failures = all_operators()[name], []
-    for sample in itertools.islice(operator.samples(np.random.default_rng(1)), 0, None, 11):
-        if "large" not in sample.tags and runner.elements(sample) < LARGEST:
-            failures += [f"{sample.name}: {f}" for f in runner.run_sample(operator, sample, "pretend")]
+@pytest.mark.parametrize("backend", ["torch", "pretend"])
+def test_samples(runtime, backend: str, name: str, request: pytest.FixtureRequest) -> None:
+    """Some; with --full all that fit into a GiB (scripts/example_backends.py, too, runs the kit)."""
+    full = request.config.getoption("--full")
+    operator, failures, count = all_operators()[name], [], 0
+    for sample in itertools.islice(operator.samples(np.random.default_rng(1)), 0, None, 1 if full else 7):
+        is_large = "large" in sample.tags or runner.elements(sample) > LARGEST
+        if not is_large or (full and max(map(span, sample.tensors.values())) < 1 << 30):
+            count += 1
+            failures += [f"{sample.name}: {f}" for f in runner.run_sample(operator, sample, backend)]
+    assert count, "no samples"
     assert not failures, "\n" + "\n".join(failures)
+
+
+def span(array: np.ndarray | None) -> int:
+    """Bytes from the first to the last element."""
+    if array is None or array.size == 0:
+        return 0
+    return sum((n - 1) * abs(stride) for n, stride in zip(array.shape, array.strides, strict=True)) + array.itemsize
 
 
 def test_kernels_run_on_their_stream(runtime, package: ModuleType) -> None:
@@ -199,12 +200,13 @@ def test_a_native_capture_is_refused(runtime, monkeypatch) -> None:
 GENERATE = """
 import json, sys
 from infiniop.lm import AutoLlamaModel
-sys.path.append(sys.argv[2])
-if sys.argv[3]:
+path, tests, device = sys.argv[1:]
+if device == "pretend":
+    sys.path += [tests, f"{tests}/.."]
     from test_torch_backend import fake_module
     import infiniop_torch as package
     package.TorchBackend("pretend", package.TorchRuntime("cpu", fake_module()), device="pretend").register()
-model = AutoLlamaModel.from_pretrained(sys.argv[1], dtype="float32", device=sys.argv[3] or "cpu")
+model = AutoLlamaModel.from_pretrained(path, dtype="float32", device=device)
 rows = [[5, 9, 300, 12, 7, 8], [100, 20, 3]]
 greedy = model.generate(rows, 12, temperature=0).token_ids
 print(json.dumps([greedy, model.generate(rows, 12, temperature=0.8, top_k=40, top_p=0.9, seed=3).token_ids]))
@@ -212,43 +214,30 @@ print(json.dumps([greedy, model.generate(rows, 12, temperature=0.8, top_k=40, to
 
 
 @pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """The interpreter of an environment into which the package's wheel was installed, beside this one's packages."""
-    folder = tmp_path_factory.mktemp("torch-backend")
-    source = folder / "source"
-    subprocess.run(["cp", "-r", PACKAGE, source], check=True)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder, source], check=True)
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"], check=True)
-    python = folder / "venv" / "bin" / "python"
-    (wheel,) = folder.glob("*.whl")
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", "--no-index", wheel], check=True)
-    (site,) = (folder / "venv" / "lib").glob("*/site-packages")
-    here = [path for path in sys.path if path.endswith("site-packages")]
-    (site / "beside.pth").write_text("".join(f"import site; site.addsitedir({path!r})\n" for path in here))
-    return python
+def installed(tmp_path_factory) -> Scratch:
+    """An environment into which the package's wheel was installed, the core untouched."""
+    folder = tmp_path_factory.mktemp("torch")
+    scratch = Scratch(folder)
+    shutil.copytree(PACKAGE, scratch.folder / "source")
+    scratch.run("pip install -q --no-deps ./source")
+    scratch.env["OMP_NUM_THREADS"] = "1"  # beside other tests, torch's threads would wait for each other
+    return scratch
 
 
-def run(python: Path, *arguments: object, **environment: str) -> str:
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run([python, *arguments], env=variables, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+def test_a_model_generates_the_tokens_of_the_cpu_backend(installed: Scratch) -> None:
+    program = installed.folder / "generate.py"
+    program.write_text(GENERATE)
 
-
-def test_a_model_generates_the_tokens_of_the_cpu_backend(installed: Path) -> None:
-    def tokens(device: str = "", **environment: str) -> list:
-        return json.loads(run(installed, "-c", GENERATE, MODEL, Path(__file__).parent, device, **environment))
+    def tokens(device: str = "cpu", **environment: str) -> list:
+        said = installed.run(f"python {program} {MODEL} {Path(__file__).parent} {device}", **environment)
+        return json.loads(said.splitlines()[-1])
 
     expected = tokens()
     assert tokens(INFINIOP_BACKENDS="torch") == expected
     assert tokens("pretend") == expected
 
 
-def test_the_wheel_is_found_and_passes_the_kit(installed: Path, request: pytest.FixtureRequest) -> None:
-    rows = json.loads(run(installed, "-m", "infiniop", "backends", "--json"))
-    (row,) = [row for row in rows if row["name"] == "torch"]
+def test_the_wheel_is_found(installed: Scratch) -> None:
+    (row,) = [row for row in json.loads(installed.run("infiniop backends --json")) if row["name"] == "torch"]
     assert not row["error"] and row["kernels"] == len(all_operators())
-    kit = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "infiniop.conformance", "--backend", "torch"]
-    some = [] if request.config.getoption("--full") else ["--op", "add", "--op", "kv_caching"]
-    run(installed, *kit, *some)
+    installed.run("pytest -q --pyargs infiniop.conformance --backend torch --op kv_caching")
