@@ -2,6 +2,8 @@
 // No host header but the CUDA runtime's; compiled by g++ too, for the emulator (tests/nvidia/emulator).
 #pragma once
 
+#include <type_traits>
+
 #include "types.h"
 
 namespace infiniop::nvidia {
@@ -60,10 +62,20 @@ template <> __device__ __forceinline__ f16 from_float<f16>(float x) { return to_
 template <> __device__ __forceinline__ bf16 from_float<bf16>(float x) { return to_bf16(x); }
 
 // To and from the type that computations use.
-template <class T> __device__ __forceinline__ float widen(T x) { return to_float(x); }
-__device__ __forceinline__ double widen(double x) { return x; }
-template <class T> __device__ __forceinline__ T narrow(compute_t<T> x) { return from_float<T>(x); }
-template <> __device__ __forceinline__ double narrow<double>(double x) { return x; }
+template <class T> __device__ __forceinline__ compute_t<T> widen(T x) {
+    if constexpr (std::is_same_v<T, compute_t<T>>) {
+        return x;
+    } else {
+        return to_float(x);
+    }
+}
+template <class T> __device__ __forceinline__ T narrow(compute_t<T> x) {
+    if constexpr (std::is_same_v<T, compute_t<T>>) {
+        return x;
+    } else {
+        return from_float<T>(x);
+    }
+}
 
 // ---- memory ---------------------------------------------------------------------------------------------------
 
