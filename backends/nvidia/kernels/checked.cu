@@ -62,7 +62,8 @@ Text describe(const Values &v, int64_t i, const char (&value)[8]) {
         if (is_unsigned) {
             snprintf(number, sizeof(number), "%llu", static_cast<unsigned long long>(bits));
         } else {
-            snprintf(number, sizeof(number), "%lld", static_cast<long long>(int64_t(uint64_t(bits) << unused) >> unused));
+            snprintf(number, sizeof(number), "%lld",
+                     static_cast<long long>(int64_t(uint64_t(bits) << unused) >> unused));
         }
     }
     return v.rows == 1 ? Text("%s at [%lld]", number, static_cast<long long>(i))
@@ -97,8 +98,8 @@ Status check_bounds(const Values &v, const Bounds &bounds, const char *expected,
     const int64_t i = int64_t(first), at = i / v.columns * v.row_stride + i % v.columns * v.column_stride;
     const int64_t size = int64_t(element_size(v.dtype));
     char value[8] = {};
-    status = check(cudaMemcpy(value, static_cast<const char *>(v.data) + at * size, size_t(size), cudaMemcpyDeviceToHost),
-                   doing);
+    status = check(
+        cudaMemcpy(value, static_cast<const char *>(v.data) + at * size, size_t(size), cudaMemcpyDeviceToHost), doing);
     return status != INFINI_STATUS_SUCCESS
                ? status
                : fail(INFINI_STATUS_BAD_PARAM, v.op, v.argument, expected, describe(v, i, value));
@@ -115,9 +116,10 @@ bool checked() {
 }
 
 Status check_values(const Values &values, int64_t low, int64_t high, infinirtStream_t stream) {
-    const Text expected = low == std::numeric_limits<int64_t>::min()
-                              ? Text("values below %lld", static_cast<long long>(high + 1))
-                              : Text("values from %lld to %lld", static_cast<long long>(low), static_cast<long long>(high));
+    const Text expected =
+        low == std::numeric_limits<int64_t>::min()
+            ? Text("values below %lld", static_cast<long long>(high + 1))
+            : Text("values from %lld to %lld", static_cast<long long>(low), static_cast<long long>(high));
     return check_bounds(values, {low, high, 0, 0}, expected, static_cast<cudaStream_t>(stream));
 }
 

@@ -143,8 +143,7 @@ template <int N> struct Base {
         return visit_float64(dtype, go);
     }
 
-    template <class T, int L>
-    Status run_as(Function function, void *const (&data)[N], infinirtStream_t stream) const {
+    template <class T, int L> Status run_as(Function function, void *const (&data)[N], infinirtStream_t stream) const {
         Parameters<N> p = {nest, {}, function};
         std::copy(data, data + N, p.data);
         const Plan plan = plan_items(limits_, nest.count / L);

@@ -44,8 +44,8 @@ Status gather(Parameters p, size_t element, const Limits &limits, infinirtStream
     for (int axis = 0; axis < p.rows.rank; axis++) {
         all |= p.rows.strides[0][axis];
     }
-    const RowShape shape = RowShape::of(p.units, element, p.output_last == 1 && p.source_last == 1, {p.output, p.source},
-                                        {all * int64_t(element)});
+    const RowShape shape = RowShape::of(p.units, element, p.output_last == 1 && p.source_last == 1,
+                                        {p.output, p.source}, {all * int64_t(element)});
     const int64_t elements = int64_t(shape.unit / element);
     for (int axis = 0; axis < p.rows.rank; axis++) {
         p.rows.strides[0][axis] /= elements;
@@ -115,9 +115,9 @@ struct SelectLastTokenHidden {
         q.source = run.data<void>(T::hidden_states);
         q.ids = run.data<int32_t>(T::input_offsets) + 1;
         if (checked()) {
-            const Status status = check_values(
-                {schema::select_last_token_hidden::op, "input_offsets", q.ids, q.id_dtype, p.rows.count}, 1,
-                p.source_rows, run.stream());
+            const Status status =
+                check_values({schema::select_last_token_hidden::op, "input_offsets", q.ids, q.id_dtype, p.rows.count},
+                             1, p.source_rows, run.stream());
             if (status != INFINI_STATUS_SUCCESS) {
                 return status;
             }
@@ -127,8 +127,8 @@ struct SelectLastTokenHidden {
 };
 
 constexpr infiniopKernel embedding = make_kernel<Embedding>(schema::embedding::op, schema::embedding::version);
-constexpr infiniopKernel select = make_kernel<SelectLastTokenHidden>(schema::select_last_token_hidden::op,
-                                                                      schema::select_last_token_hidden::version);
+constexpr infiniopKernel select =
+    make_kernel<SelectLastTokenHidden>(schema::select_last_token_hidden::op, schema::select_last_token_hidden::version);
 [[gnu::section("infiniop_kernels"), gnu::used]] const infiniopKernel *const registered[] = {&embedding, &select};
 
 } // namespace

@@ -77,8 +77,8 @@ struct State {
         }
         const void *past = run.data<void>(T::past_kv_lengths);
         if (checked()) {
-            const Status status = check_values({schema::kv_caching::op, "past_kv_lengths", past, length_dtype, batch}, 0,
-                                               smax - snew, run.stream());
+            const Status status = check_values({schema::kv_caching::op, "past_kv_lengths", past, length_dtype, batch},
+                                               0, smax - snew, run.stream());
             if (status != INFINI_STATUS_SUCCESS) {
                 return status;
             }
@@ -94,10 +94,9 @@ struct State {
         side.cache = cache;
         side.source = source;
         const auto bytes = [&](int64_t elements) { return elements * int64_t(element); };
-        const RowShape shape =
-            RowShape::of(side.units, element, side.to[3] == 1 && side.from[3] == 1, {cache, source},
-                         {bytes(side.to[0]), bytes(side.to[1]), bytes(side.to[2]), bytes(side.from[0]),
-                          bytes(side.from[1]), bytes(side.from[2])});
+        const RowShape shape = RowShape::of(side.units, element, side.to[3] == 1 && side.from[3] == 1, {cache, source},
+                                            {bytes(side.to[0]), bytes(side.to[1]), bytes(side.to[2]),
+                                             bytes(side.from[0]), bytes(side.from[1]), bytes(side.from[2])});
         const int64_t elements = int64_t(shape.unit / element);
         for (int axis = 0; axis < 3; axis++) {
             side.to[axis] /= elements;
@@ -107,7 +106,8 @@ struct State {
         p.side = side;
         const dim3 block = shape.block(limits_);
         return visit_size(shape.unit, [&](auto tag) {
-            return launch(kv_caching_kernel<typename decltype(tag)::type>, row_grid(p.rows, block), block, 0, stream, p);
+            return launch(kv_caching_kernel<typename decltype(tag)::type>, row_grid(p.rows, block), block, 0, stream,
+                          p);
         });
     }
 };

@@ -62,8 +62,8 @@ struct State {
         p.weight_step = call.stride(T::weight, 0);
         p.bias_step = call.has(T::bias) ? call.stride(T::bias, 0) : 0;
         p.epsilon = float(call.real(schema::layer_norm::A::eps));
-        return nest_of<4>(call, {T::output, T::input_standardization, T::input_std_deviation, T::input}, p.rows, 0, last,
-                          false);
+        return nest_of<4>(call, {T::output, T::input_standardization, T::input_std_deviation, T::input}, p.rows, 0,
+                          last, false);
     }
 
     Status calculate(const Run &run) const {

@@ -97,8 +97,9 @@ struct State {
             return INFINI_STATUS_SUCCESS;
         }
         if (checked()) {
-            const Status status = check_values({schema::paged_caching::op, "slot_mapping", slots, INFINI_DTYPE_I64, ntok},
-                                               INT64_MIN, nslots - 1, run.stream());
+            const Status status =
+                check_values({schema::paged_caching::op, "slot_mapping", slots, INFINI_DTYPE_I64, ntok}, INT64_MIN,
+                             nslots - 1, run.stream());
             if (status != INFINI_STATUS_SUCCESS) {
                 return status;
             }

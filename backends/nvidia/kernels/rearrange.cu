@@ -26,12 +26,13 @@ template <class U> __global__ void __launch_bounds__(256) copy_kernel(Parameters
 constexpr int tile = 32, tile_rows = 8; // a block of 32 × 8 threads moves a tile of 32 × 32
 
 // The two innermost axes are [a, b]: dst is contiguous along b, src along a.
-template <class U> __global__ void __launch_bounds__(tile *tile_rows) transpose_kernel(Parameters p, int64_t a_tiles,
-                                                                                         int64_t b_tiles) {
+template <class U>
+__global__ void __launch_bounds__(tile *tile_rows) transpose_kernel(Parameters p, int64_t a_tiles, int64_t b_tiles) {
     __shared__ U block[tile][tile + 1]; // one more: a column lies in 32 banks
     const int a_axis = p.nest.rank - 2, b_axis = p.nest.rank - 1;
     const int64_t a_extent = p.nest.shape[a_axis], b_extent = p.nest.shape[b_axis];
-    const int64_t tiles = a_tiles * b_tiles, outer = int64_t(blockIdx.x) / tiles, t = int64_t(blockIdx.x) - outer * tiles;
+    const int64_t tiles = a_tiles * b_tiles, outer = int64_t(blockIdx.x) / tiles,
+                  t = int64_t(blockIdx.x) - outer * tiles;
     const int64_t a0 = t / b_tiles * tile, b0 = t % b_tiles * tile;
     int64_t offset[2];
     p.nest.locate(outer, a_axis, offset);
@@ -86,8 +87,8 @@ struct State {
 
     bool turned() const {
         const int last = nest.rank - 1;
-        return last >= 1 && nest.strides[0][last] == 1 && nest.strides[1][last] != 1 && nest.strides[1][last - 1] == 1 &&
-               nest.shape[last] >= tile / 2 && nest.shape[last - 1] >= tile / 2;
+        return last >= 1 && nest.strides[0][last] == 1 && nest.strides[1][last] != 1 &&
+               nest.strides[1][last - 1] == 1 && nest.shape[last] >= tile / 2 && nest.shape[last - 1] >= tile / 2;
     }
 
     // Bytes of the widest unit along the innermost axis.
@@ -138,8 +139,8 @@ struct State {
         const int64_t a_tiles = ceil_div(a, tile), b_tiles = ceil_div(b, tile);
         const int64_t blocks = nest.count / (a * b) * a_tiles * b_tiles;
         return visit_size(element, [&](auto tag) {
-            return launch(transpose_kernel<typename decltype(tag)::type>, dim3(unsigned(blocks)), dim3(tile, tile_rows), 0,
-                          stream, p, a_tiles, b_tiles);
+            return launch(transpose_kernel<typename decltype(tag)::type>, dim3(unsigned(blocks)), dim3(tile, tile_rows),
+                          0, stream, p, a_tiles, b_tiles);
         });
     }
 };

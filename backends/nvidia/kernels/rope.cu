@@ -104,9 +104,9 @@ struct State {
         q.ids = run.data<void>(T::pos_ids);
         if (checked()) {
             const int64_t rows = p.id_strides[0] ? batch : 1;
-            const Status status = check_values({schema::rope::op, "pos_ids", q.ids, p.id_dtype, p.tokens, rows,
-                                                p.id_strides[1], p.id_strides[0]},
-                                               0, p.positions - 1, run.stream());
+            const Status status = check_values(
+                {schema::rope::op, "pos_ids", q.ids, p.id_dtype, p.tokens, rows, p.id_strides[1], p.id_strides[0]}, 0,
+                p.positions - 1, run.stream());
             if (status != INFINI_STATUS_SUCCESS) {
                 return status;
             }

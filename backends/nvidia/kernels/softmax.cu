@@ -206,8 +206,8 @@ struct Base {
             using T = typename decltype(tag)::type;
             if (p.y_step != 1 || p.x_step != 1) {
                 const Plan plan = plan_items(limits_, p.rows.count);
-                return launch(line_kernel<T>, dim3(unsigned(plan.blocks)), dim3(unsigned(plan.threads)), 0, run.stream(),
-                              q);
+                return launch(line_kernel<T>, dim3(unsigned(plan.blocks)), dim3(unsigned(plan.threads)), 0,
+                              run.stream(), q);
             }
             return in_packs(q, lanes_of<T>) ? rows<T, lanes_of<T>>(q, run.stream()) : rows<T, 1>(q, run.stream());
         });
@@ -256,7 +256,7 @@ constexpr infiniopKernel log_softmax = make_kernel<LogSoftmax>(schema::log_softm
 constexpr infiniopKernel causal_softmax =
     make_kernel<CausalSoftmax>(schema::causal_softmax::op, schema::causal_softmax::version);
 [[gnu::section("infiniop_kernels"), gnu::used]] const infiniopKernel *const registered[] = {&softmax, &log_softmax,
-                                                                                             &causal_softmax};
+                                                                                            &causal_softmax};
 
 } // namespace
 } // namespace infiniop::nvidia
