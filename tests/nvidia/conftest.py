@@ -1,52 +1,11 @@
-"""The NVIDIA backend on the emulator: built from the same sources by the C++ compiler, loaded as backend "emulator"."""
+"""The NVIDIA backend on the emulator, loaded as backend "emulator"."""
 
 from __future__ import annotations
 
-import fcntl
-import functools
-import os
-import shutil
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+from emulation import library
 
 from infiniop import registry
-
-ROOT = Path(__file__).parents[2]
-GENERATED = ROOT / "build" / "cmake" / "generated"
-TOOLS = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-
-
-def tool(name: str) -> str:
-    found = shutil.which(name, path=TOOLS)
-    if found is None:
-        pytest.skip(f"needs {name}")
-    return found
-
-
-def build(folder: Path, *options: str) -> Path:
-    """The emulator's library, up to date."""
-    if not GENERATED.is_dir():
-        pytest.skip(f"needs the build's generated files: {GENERATED}")
-    cmake = tool("cmake")
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:  # pytest-xdist: one worker builds
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        source = ["-S", str(ROOT / "tests/nvidia/emulator"), "-B", str(folder), f"-DINFINIOP_GENERATED={GENERATED}"]
-        for command in (
-            [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", *source, *options],
-            [cmake, "--build", str(folder)],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True)
-            assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "libinfiniop_nvidia_emulator.so"
-
-
-@functools.cache
-def library() -> Path:
-    return build(ROOT / "build" / "emulator")
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
+from emulation import ROOT, build, tool
 
 from infiniop.conformance import runner
 from infiniop.conformance.call import Declined
@@ -68,3 +73,21 @@ def test_error_samples(emulator: str, name: str) -> None:
     for sample in operator.error_samples(np.random.default_rng(2)):
         wrong += [f"{sample.name}: {f}" for f in runner.run_error_sample(operator, sample, emulator)]
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.full
+def test_with_address_sanitizer() -> None:
+    """Shared memory, stacks and device memory have ends that AddressSanitizer sees."""
+    compiler = tool("g++")
+    found = subprocess.run([compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+    plugin = build(ROOT / "build" / "emulator-asan", "-DINFINIOP_SANITIZE=ON")
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": found.stdout.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
+        "INFINIOP_BACKEND_PATH": str(plugin),
+    }
+    command = [sys.executable, str(Path(__file__).parent / "sanitized.py")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr[-5000:]
+    assert done.stdout.startswith("clean: ")
