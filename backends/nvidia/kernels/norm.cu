@@ -9,7 +9,7 @@ namespace infiniop::nvidia {
 namespace {
 
 // Packs that a thread keeps in registers; what lies beyond them is read again.
-template <int L> constexpr int kept = L >= 8 ? 2 : 4;
+template <int L> constexpr int kept = L >= 8 || L == 1 ? 2 : 4;
 
 // Operands: y, x; with Add also residual_out and the second addend.
 template <int N> struct Parameters {

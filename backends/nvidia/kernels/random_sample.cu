@@ -58,8 +58,22 @@ template <class X> __global__ void __launch_bounds__(1024) random_sample_kernel(
     const int64_t r = int64_t(blockIdx.x);
     const Row<X> row = {static_cast<const X *>(p.logits) + r * p.row_stride, p.vocab, 1};
     const int64_t token = draw(row, scratch, p.draws[r]);
-    if (threadIdx.x == 0) { // little-endian: the low bytes are the truncated number
-        memcpy(static_cast<char *>(p.result) + r * p.result_stride * p.result_size, &token, size_t(p.result_size));
+    if (threadIdx.x != 0) {
+        return;
+    }
+    const int64_t at = r * p.result_stride;
+    switch (p.result_size) { // an index that the type cannot hold is truncated
+    case 1:
+        static_cast<int8_t *>(p.result)[at] = int8_t(token);
+        break;
+    case 2:
+        static_cast<int16_t *>(p.result)[at] = int16_t(token);
+        break;
+    case 4:
+        static_cast<int32_t *>(p.result)[at] = int32_t(token);
+        break;
+    default:
+        static_cast<int64_t *>(p.result)[at] = token;
     }
 }
 
