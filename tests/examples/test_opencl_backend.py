@@ -54,8 +54,3 @@ def test_the_library_needs_nothing_of_infiniop(library: Path):
     assert "libOpenCL.so" in needed and "libinfini" not in re.sub(r"SONAME.*", "", needed)
     exported = run("nm", "-D", "--defined-only", library).splitlines()
     assert [line.split()[-1] for line in exported if " T " in line] == ["infiniop_backend_init"]
-
-
-def test_its_way_to_the_headers_is_the_templates():
-    template = Path(infiniop.__file__).parent / "templates" / "native" / "infiniop.cmake.in"
-    assert (EXAMPLE / "infiniop.cmake").read_text() == template.read_text()
