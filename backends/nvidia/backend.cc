@@ -7,17 +7,21 @@
 namespace infiniop::nvidia {
 namespace {
 
-// For `infiniop backends`: what it was built for, and why there is no device.
+// For `infiniop backends`: what it was built for, and why there can be no device. The driver is asked for its version
+// only: its initialisation takes long, and must not happen in a process that uses the CPU and forks.
 const char *version() {
     static const Text text = [] {
-        int count = 0;
-        const cudaError_t error = cudaGetDeviceCount(&count);
-        const char *why = error != cudaSuccess ? cudaGetErrorString(error) : count == 0 ? "none found" : nullptr;
-        cudaGetLastError();
-        return why ? Text("%s (CUDA %d.%d, %s; no device: %s)", INFINIOP_VERSION, CUDART_VERSION / 1000,
-                          CUDART_VERSION / 10 % 100, INFINIOP_CUDA_TARGETS, why)
-                   : Text("%s (CUDA %d.%d, %s)", INFINIOP_VERSION, CUDART_VERSION / 1000, CUDART_VERSION / 10 % 100,
-                          INFINIOP_CUDA_TARGETS);
+        constexpr int major = CUDART_VERSION / 1000, minor = CUDART_VERSION / 10 % 100;
+        int driver = 0;
+        if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) {
+            cudaGetLastError();
+            return Text("%s (CUDA %d.%d, %s; no device: there is no driver)", INFINIOP_VERSION, major, minor,
+                        INFINIOP_CUDA_TARGETS);
+        }
+        return driver / 1000 < major
+                   ? Text("%s (CUDA %d.%d, %s; no device: the driver is for CUDA %d.%d)", INFINIOP_VERSION, major,
+                          minor, INFINIOP_CUDA_TARGETS, driver / 1000, driver / 10 % 100)
+                   : Text("%s (CUDA %d.%d, %s)", INFINIOP_VERSION, major, minor, INFINIOP_CUDA_TARGETS);
     }();
     return text;
 }

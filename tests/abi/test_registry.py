@@ -52,7 +52,7 @@ def test_the_variable_narrows_and_orders(choice):
     assert choice(F32, "-", *three, INFINIOP_BACKENDS="nobody,b,a") == ["b"]
     (line,) = choice(F32, "-", *three, INFINIOP_BACKENDS="nobody")
     assert line.startswith("status 5: relu: no backend of device 'cpu' has it among INFINIOP_BACKENDS=nobody")
-    assert "who has it: cpu (cpu), a (cpu), b (cpu), c (cpu)" in line
+    assert "who has it: cpu (cpu), " in line and "a (cpu), b (cpu), c (cpu)" in line
 
 
 def test_a_named_backend_and_no_other(choice):

@@ -390,6 +390,11 @@ const char *cudaGetErrorName(cudaError_t error) {
 const char *cudaGetErrorString(cudaError_t error) { return cudaGetErrorName(error); }
 cudaError_t cudaGetLastError() { return cudaSuccess; }
 
+cudaError_t cudaDriverGetVersion(int *version) {
+    *version = environment("INFINIOP_EMULATOR_DRIVER", CUDART_VERSION);
+    return cudaSuccess;
+}
+
 cudaError_t cudaGetDeviceCount(int *count) {
     *count = environment("INFINIOP_EMULATOR_DEVICES", 1);
     return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
