@@ -43,7 +43,7 @@ def check_table(block_tables, seq_lens, sequence: int, nblocks: int, block_size:
         return
     if length > width * block_size:
         raise BadValue("seq_lens", f"lengths up to {width * block_size}", f"{length} at [{sequence}]")
-    for i, block in enumerate(block_tables[sequence, : -(-length // block_size)].tolist()):
+    for i, block in enumerate(block_tables[sequence, : -(-length // max(block_size, 1))].tolist()):
         if not 0 <= block < nblocks:
             raise BadValue("block_tables", f"blocks below {nblocks}", f"{block} at [{sequence}, {i}]")
 
@@ -52,4 +52,4 @@ def gather(cache: np.ndarray, table: np.ndarray, length: int) -> np.ndarray:
     """The first `length` rows of a sequence as [nkvh, length, d]."""
     _, nkvh, block_size, d = cache.shape
     blocks = cache[table[: -(-length // block_size)].astype(np.int64)]
-    return blocks.swapaxes(0, 1).reshape(nkvh, -1, d)[:, :length]
+    return blocks.swapaxes(0, 1).reshape(nkvh, len(blocks) * block_size, d)[:, :length]

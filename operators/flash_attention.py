@@ -55,6 +55,13 @@ def _arguments(rng, dtype, batch, nh, nkvh, s, d, t, lengths=None, index=I64, st
     }
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Lengths up to the room that there is."""
+    lengths = sample.array("total_kv_len")
+    lengths[...] = rng.integers(0, sample.array("k").shape[2], lengths.shape, endpoint=True)
+    return sample
+
+
 def _token_major(shape):
     """Strides of [batch, token, head, element] memory."""
     _, heads, tokens, d = shape
@@ -164,6 +171,7 @@ flash_attention = Operator(
         "skip the sequence.",
     ),
     reference=reference,
+    complete=complete,
     samples=samples,
     error_samples=error_samples,
     tolerances=TOLERANCES,

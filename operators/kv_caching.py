@@ -49,6 +49,16 @@ def _arguments(rng, dtype, batch, nkvh, smax, d, snew, strides=lambda shape: Non
     return {"k_cache": array(smax), "v_cache": array(smax), "k": array(snew), "v": array(snew), "past_kv_lengths": past}
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample | None:
+    """Lengths that leave room."""
+    room = sample.array("k_cache").shape[2] - sample.array("k").shape[2]
+    if room < 0:
+        return None
+    lengths = sample.array("past_kv_lengths")
+    lengths[...] = rng.integers(0, room, len(lengths), endpoint=True)
+    return sample
+
+
 def _token_major(shape):
     """Strides of [batch, token, head, element] memory."""
     _, nkvh, tokens, d = shape
@@ -143,6 +153,7 @@ kv_caching = Operator(
         "Without new elements nothing is read.",
     ),
     reference=reference,
+    complete=complete,
     samples=samples,
     error_samples=error_samples,
 )

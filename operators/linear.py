@@ -113,6 +113,19 @@ def _packed_sample(
     return Sample(name, changed, {"activation_bits": bits}, tags, prepare)
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """A weight of bytes is one that the backend at hand has packed."""
+    if sample.array("weight").ndim == 2:
+        return sample
+    (_, n), (_, k) = sample.array("y").shape, sample.array("x").shape
+    format = int(rng.choice([OWN_DTYPE, INT8, INT4]))
+    dtype = dtype_of(sample.array("x").dtype) if format == OWN_DTYPE else F32
+    weight = Weight(uniform(rng, (n, k), dtype), format=format)
+    bits = sample.attrs["activation_bits"]
+    assert isinstance(bits, int)
+    return _packed_sample(sample.name, dict(sample.tensors), weight, bits)
+
+
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
     def plain_and_packed(name, tensors, tags=frozenset()):
         yield Sample(name, tensors, {"activation_bits": 16}, tags)
@@ -271,6 +284,7 @@ linear = Operator(
         "Without terms (k == 0) y is the bias, or 0. y must not overlap the other tensors.",
     ),
     reference=reference,
+    complete=complete,
     compare=compare,
     samples=samples,
     error_samples=error_samples,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -83,6 +84,23 @@ def packed_by_reference(weight: Weight) -> np.ndarray:
     packed = empty((weight.least_bytes,), U8)
     pack_reference(packed, **weight.tensors, **weight.attrs)
     return packed
+
+
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Integers that the format takes, and room for what is packed."""
+    weight, zeros = sample.array("weight"), sample.tensors["zeros"]
+    limit = 7 if sample.attrs["format"] == INT4 else 127
+    for array in (weight, zeros):
+        if array is not None and array.dtype.kind in "iu":
+            array[...] = rng.integers(0, limit, array.shape, endpoint=True)
+    if "packed" not in sample.tensors:
+        return sample
+    attrs: Any = sample.attrs
+    described = Weight(weight, sample.tensors["scales"], zeros, **attrs)
+    room = empty((described.least_bytes,), U8)
+    return dataclasses.replace(
+        sample, tensors={**sample.tensors, "packed": room}, prepare=lambda call: {"packed": _room(call, described)}
+    )
 
 
 # ---- samples ----------------------------------------------------------------------------------------------------
@@ -203,6 +221,8 @@ def _weight_errors(error: Errors) -> Iterator[ErrorSample]:
         ("scales-dtype", Status.BAD_TENSOR_DTYPE, empty((5, 2), I8)),
     ):
         yield error(name, status, "scales", attrs=grouped, **{**good, "scales": changed})
+    nothing = {"weight": empty((5, 0), I8), "scales": empty((5, 0), F32)}
+    yield error("scales-of-no-columns", Status.BAD_TENSOR_SHAPE, "scales", attrs=int8, **nothing)
     zeros = empty((5, 3), I8)
     yield error("zeros-extent", Status.BAD_TENSOR_SHAPE, "zeros", attrs=grouped, **good, zeros=zeros)
     zeros = empty((5, 2), F32)
@@ -270,7 +290,8 @@ _CONSTRAINTS = (
     Constraint("W in (I8, U8) or not has(scales)", "scales", "none for a float weight", Status.BAD_PARAM),
     Constraint("has(scales) or not has(zeros)", "zeros", "none without scales", Status.BAD_PARAM),
     Constraint(
-        "not has(scales) or (group_size == 0 and groups == 1) or groups * group_size == k", "scales",
+        "not has(scales) or (group_size == 0 and groups == 1) or (group_size > 0 and groups * group_size == k)",
+        "scales",
         "k / group_size columns, or 1",
     ),
 )  # fmt: skip
@@ -316,6 +337,7 @@ linear_pack = Operator(
         "A buffer that is too small is BAD_PARAM. Whatever is refused is refused before anything is written.",
     ),
     reference=pack_reference,
+    complete=complete,
     compare=compare_packed,
     samples=pack_samples,
     error_samples=pack_error_samples,
@@ -337,6 +359,7 @@ linear_packed_size = Operator(
     constraints=_CONSTRAINTS,
     semantics=("size is what linear_pack with the same weight, scales, zeros and attributes needs; at least 64.",),
     reference=size_reference,
+    complete=complete,
     compare=compare_size,
     samples=size_samples,
     error_samples=size_error_samples,

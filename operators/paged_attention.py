@@ -85,6 +85,26 @@ def _arguments(
     }
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Lengths that the tables hold, and blocks that there are; unused entries lead nowhere."""
+    fill_tables(rng, sample)
+    return sample
+
+
+def fill_tables(rng: np.random.Generator, sample: Sample) -> None:
+    """Lengths, block tables and slopes of decode and prefill."""
+    tables, lengths, cache = (sample.array(n) for n in ("block_tables", "seq_lens", "k_cache"))
+    nblocks, _, block_size, _ = cache.shape
+    most = tables.shape[1] * block_size if nblocks else 0
+    lengths[...] = rng.integers(0, min(most, int(np.iinfo(lengths.dtype).max)), lengths.shape, endpoint=True)
+    tables[...] = rng.integers(0, max(nblocks, 1), tables.shape)
+    used = -(-lengths.astype(np.int64)[:, None] // max(block_size, 1))
+    tables[np.arange(tables.shape[1]) >= used] = np.iinfo(np.int32).max
+    slopes = sample.tensors["alibi_slopes"]
+    if slopes is not None:
+        slopes[...] = rng.uniform(0.01, 0.5, slopes.shape)
+
+
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
     def sample(name, dtype, lengths, nh, nkvh, d, block_size, scale=None, **more):
         tensors = _arguments(rng, dtype, lengths, nh, nkvh, d, block_size, **more)
@@ -237,6 +257,7 @@ paged_attention = Operator(
         *CACHE_SEMANTICS,
     ),
     reference=reference,
+    complete=complete,
     samples=samples,
     error_samples=error_samples,
     tolerances=TOLERANCES,

@@ -28,7 +28,15 @@ from infiniop.schema.samples import empty, uniform
 from ._attention import EPSILON, TOLERANCES, attend, check_table, gather
 from ._floats import store
 from ._samples import Errors
-from .paged_attention import CACHE_AXES, CACHE_CONSTRAINTS, CACHE_SEMANTICS, block_table, cache_errors, paged_cache
+from .paged_attention import (
+    CACHE_AXES,
+    CACHE_CONSTRAINTS,
+    CACHE_SEMANTICS,
+    block_table,
+    cache_errors,
+    fill_tables,
+    paged_cache,
+)
 
 
 def reference(out, q, k_cache, v_cache, block_tables, seq_lens, cum_seq_lens_q, alibi_slopes, scale) -> None:
@@ -96,6 +104,14 @@ def _arguments(
         "cum_seq_lens_q": np.cumsum([0, *new]).astype(index.numpy),
         "alibi_slopes": uniform(rng, (nh,), F32, 0.01, 0.5) if slopes else None,
     }
+
+
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Increasing starts, and what decode needs."""
+    fill_tables(rng, sample)
+    starts = sample.array("cum_seq_lens_q")
+    starts[...] = np.sort(rng.integers(0, len(sample.array("q")), len(starts), endpoint=True))
+    return sample
 
 
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
@@ -199,6 +215,7 @@ paged_attention_prefill = Operator(
         *CACHE_SEMANTICS,
     ),
     reference=reference,
+    complete=complete,
     samples=samples,
     error_samples=error_samples,
     tolerances=TOLERANCES,

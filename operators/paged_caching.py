@@ -51,6 +51,16 @@ def _arguments(rng, dtype, ntok, nkvh, dh, dv, nblocks=5, block_size=4, token_ga
     return {"k_cache": cache(dh), "v_cache": cache(dv), "k": source(dh), "v": source(dv), "slot_mapping": slots}
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Distinct slots, some of them padding."""
+    slots, cache = sample.array("slot_mapping"), sample.array("k_cache")
+    known = rng.permutation(cache.shape[0] * cache.shape[2])[: len(slots)]
+    slots[...] = -1
+    slots[: len(known)] = known
+    slots[rng.random(len(slots)) < 0.1] = -1
+    return sample
+
+
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in FLOATS:
         for ntok, nkvh, dh, dv in [(1, 1, 1, 1), (7, 2, 8, 8), (16, 8, 64, 64), (17, 3, 33, 31), (9, 1, 576, 512)]:
@@ -131,6 +141,7 @@ paged_caching = Operator(
         "When two tokens name one slot, it is not defined which of them wins.",
     ),
     reference=reference,
+    complete=complete,
     samples=samples,
     error_samples=error_samples,
 )

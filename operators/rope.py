@@ -56,6 +56,16 @@ def reference(y, x, pos_ids, sin_table, cos_table, algo) -> None:
     store(y[second], p * sin + q * cos)
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample | None:
+    """Positions that the tables have."""
+    positions, rows = sample.array("pos_ids"), len(sample.array("sin_table"))
+    if positions.size and not rows:
+        return None
+    most = min(rows - 1, int(np.iinfo(positions.dtype).max))
+    positions[...] = rng.integers(0, max(most, 0), positions.shape, endpoint=True)
+    return sample
+
+
 def _tables(dtype: DType, rows: int, half: int, theta: float = 1e5) -> dict[str, np.ndarray]:
     angles = np.arange(rows)[:, None] * theta ** (-np.arange(half) / max(half, 1))[None, :]
     tables = {"sin_table": empty((rows, half), dtype), "cos_table": empty((rows, half), dtype)}
@@ -205,6 +215,7 @@ rope = Operator(
     ),
     tolerances=tolerances(f32=(5e-7, 1e-6), f64=(1e-13, 1e-13), half_atol=1e-4),
     reference=reference,
+    complete=complete,
     samples=samples,
     error_samples=error_samples,
 )

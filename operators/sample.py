@@ -170,6 +170,16 @@ def _arguments(
     }
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Settings that are legal, one per request."""
+    nreq = len(sample.array("tokens"))
+    rows = [_SETTINGS[i] for i in rng.integers(len(_SETTINGS), size=nreq)]
+    for name, column in zip(("temperature", "top_k", "top_p", "min_p"), zip(*rows, strict=True), strict=False):
+        sample.array(name)[...] = column
+    sample.array("seed")[...] = rng.integers(0, 2**63, nreq)
+    return sample
+
+
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in FLOATS:
         for nreq, vocab in ((1, 1), (16, 2), (16, 7), (32, 64), (33, 65), (16, 257), (48, 1000), (16, 4099)):
@@ -271,6 +281,7 @@ sample = Operator(
         "Weights and sums are f32 or wider.",
     ),
     reference=reference,
+    complete=complete,
     compare=compare,
     samples=samples,
     error_samples=error_samples,

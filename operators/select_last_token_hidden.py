@@ -46,6 +46,14 @@ def _arguments(rng, dtype: DType, leading: tuple[int, int], width: int, offsets)
     }
 
 
+def complete(rng: np.random.Generator, sample: Sample) -> Sample:
+    """Ends among the tokens."""
+    rows, columns, _ = sample.array("hidden_states").shape
+    offsets = sample.array("input_offsets")
+    offsets[...] = rng.integers(1, rows * columns, len(offsets), endpoint=True)
+    return sample
+
+
 def samples(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in FLOATS:
         for width in WIDTHS:
@@ -126,6 +134,7 @@ select_last_token_hidden = Operator(
         "A row outside the tokens is BAD_PARAM on the CPU, before anything is written; other devices skip it.",
     ),
     reference=reference,
+    complete=complete,
     samples=samples,
     error_samples=error_samples,
 )

@@ -41,6 +41,8 @@ INFINI_API infiniStatus_t infiniopGetBackendCount(size_t *count);
 INFINI_API infiniStatus_t infiniopGetBackendInfo(size_t index, infiniopBackendInfo *info);
 /* Whether the backend has a kernel for the operator. */
 INFINI_API infiniStatus_t infiniopBackendHasOperator(const char *backend, const char *op, int *has);
+/* What the backend registered for the operator: for tools that test kernels one by one. Set kernel->struct_size first. */
+INFINI_API infiniStatus_t infiniopGetKernel(const char *backend, const char *op, infiniopKernel *kernel);
 
 /* Device names and numbers. */
 INFINI_API infiniStatus_t infiniopGetDeviceByName(const char *name, infiniDevice_t *device);

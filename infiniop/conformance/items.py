@@ -9,13 +9,10 @@ import pytest
 
 from infiniop.schema import Operator
 
+from . import watch
 from .call import Declined
-from .cases import Case
+from .cases import Case, Found
 from .session import Session
-
-
-class Wrong(Exception):
-    """What is wrong with the backend, a sentence each."""
 
 
 class Kit(pytest.Collector):
@@ -45,27 +42,37 @@ class CaseItem(pytest.Item):
     def __init__(self, *, case: Case, **rest: Any):
         super().__init__(**rest)
         self.case = case
+        self.user_properties.append((GROUP, case.column))
         session: Session = self.config.stash[SESSION]
         self.entry = session.expected_failure(case)
         if self.entry is not None:
             reason = f"{self.entry.where}: {self.entry.reason}".rstrip(": ")
-            self.add_marker(pytest.mark.xfail(raises=Wrong, strict=True, reason=reason))
+            self.add_marker(pytest.mark.xfail(raises=Found, strict=True, reason=reason))
 
     def runtest(self) -> None:
+        watch.begin(self.repro, self.case.name)
         try:
             wrong = self.case.run()
         except Declined as declined:
             pytest.skip(f"declined: {declined}")
+        finally:
+            watch.end()
         if wrong:
-            raise Wrong("\n".join(wrong))
+            raise Found(self.case.name, wrong)
+
+    def repro(self, name: str) -> str:
+        """The command that runs a case of this operator alone."""
+        return self.config.stash[SESSION].repro(self.case.operator, name)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
-        if isinstance(excinfo.value, Wrong):
-            return f"{excinfo.value}\nrepro: {self.config.stash[SESSION].repro(self.case)}"
-        return super().repr_failure(excinfo)
+        if isinstance(excinfo.value, Found):
+            return f"{excinfo.value}\n{REPRO}{self.repro(excinfo.value.name)}"
+        return f"{super().repr_failure(excinfo)}\n{REPRO}{self.repro(self.case.name)}"
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
         return self.path, None, f"{self.case.operator} {self.case.name}"
 
 
+GROUP = "infiniop group"
+REPRO = "repro: "
 SESSION = pytest.StashKey[Session]()

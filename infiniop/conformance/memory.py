@@ -11,26 +11,25 @@ import numpy as np
 from infiniop._library import ffi, lib
 from infiniop.device import Device
 from infiniop.errors import check
-from infiniop.memory import NULL, copy, current
+from infiniop.memory import D2H, H2D, H2H, NULL, current
 from infiniop.schema import Operator, Role
 from infiniop.tensor import extent
 
 GUARD = 4096  # bytes before and after
 NOWHERE = 64  # an address for tensors without elements
 _CANARY, _POISON = 0xC5, 0xFF  # 0xFF is NaN in every float dtype, -1 in signed integers
-_HOST = Device("cpu")
 Arrays = Mapping[str, "np.ndarray | None"]
 
 
 class Block:
     """One array's memory on the host. Aliased arguments share a block."""
 
-    def __init__(self, array: np.ndarray):
+    def __init__(self, array: np.ndarray, shift: int = 0):
         self.itemsize = array.itemsize
         strides = tuple(s // array.itemsize if array.itemsize else 0 for s in array.strides)
         low, high = extent(array.shape, strides)
-        self.start = GUARD - low * self.itemsize
-        self.memory = np.full(2 * GUARD + (high - low + 1) * self.itemsize, _CANARY, np.uint8)
+        self.start = GUARD + (shift - low) * self.itemsize
+        self.memory = np.full(2 * GUARD + (shift + high - low + 1) * self.itemsize, _CANARY, np.uint8)
         self.array = np.ndarray(array.shape, array.dtype, self.memory.data, self.start, array.strides)
         if array.size:
             self.array[...] = array
@@ -67,9 +66,9 @@ class Block:
 
 
 class Arguments:
-    """Blocks for all tensors of one call."""
+    """Blocks for all tensors of one call, `shift` elements off their natural alignment."""
 
-    def __init__(self, operator: Operator, tensors: Arrays):
+    def __init__(self, operator: Operator, tensors: Arrays, shift: int = 0):
         self.operator = operator
         self.blocks: dict[str, Block] = {}
         shared: dict[tuple[Any, ...], Block] = {}
@@ -81,7 +80,7 @@ class Arguments:
                 raise TypeError(f"{operator.name}: {schema.name} of a sample is {type(array).__name__}, not an array")
             key = (array.__array_interface__["data"][0], array.shape, array.strides) if array.size else (id(array),)
             if key not in shared:
-                shared[key] = Block(array)
+                shared[key] = Block(array, shift)
             self.blocks[schema.name] = shared[key]
 
     def arrays(self) -> dict[str, np.ndarray | None]:
@@ -108,17 +107,28 @@ class Arguments:
 
 
 class Placed:
-    """The blocks of one call in device memory, and a workspace of exactly `workspace_size` bytes between canaries."""
+    """The blocks of one call in device memory, and a workspace of exactly `workspace_size` bytes between canaries.
 
-    def __init__(self, arguments: Arguments, workspace_size: int, device: Device):
+    Without `upload` the memory holds zeros until `send`. The workspace holds `scratch`: NaN in every float dtype.
+    """
+
+    def __init__(
+        self, arguments: Arguments, workspace_size: int, device: Device, upload: bool = True, scratch: int = _POISON
+    ):
         self.arguments, self.workspace_size, self.device = arguments, workspace_size, device
-        self.workspace = np.full(workspace_size + 2 * GUARD, _CANARY, np.uint8)  # nothing may rely on zeros
-        self._pointers: dict[int, Any] = {}  # by the id of the host memory
+        self.workspace = np.full(workspace_size + 2 * GUARD, _CANARY, np.uint8)
+        self.workspace[GUARD : GUARD + workspace_size] = scratch
         images = [b.memory for b in arguments.blocks.values()] + ([self.workspace] if workspace_size else [])
+        self._images = {id(image): image for image in images}
+        self._pointers: dict[int, Any] = {}  # by the id of the host memory
         try:
-            for image in {id(i): i for i in images}.values():
-                self._pointers[id(image)] = allocate(device, image.nbytes)
-                copy(self._pointers[id(image)], ffi.from_buffer(image), image.nbytes, device, _HOST, NULL)
+            for key, image in self._images.items():
+                self._pointers[key] = allocate(device, image.nbytes)
+                if not upload:
+                    with current(device):
+                        check(lib.infinirtMemset(self._pointers[key], 0, image.nbytes))
+            if upload:
+                self.send(NULL)
         except BaseException:
             self.free()
             raise
@@ -138,11 +148,25 @@ class Placed:
             return NULL, 0
         return self._pointers[id(self.workspace)] + GUARD, self.workspace_size
 
+    def send(self, stream: Any) -> None:
+        """Copy the blocks to the device, in the order of the stream."""
+        with current(self.device):
+            kind = H2H if self.device.is_cpu else H2D
+            for key, image in self._images.items():
+                check(lib.infinirtMemcpyAsync(self._pointers[key], ffi.from_buffer(image), image.nbytes, kind, stream))
+
+    def bring(self, stream: Any) -> None:
+        """Copy every byte back into the blocks, in the order of the stream."""
+        with current(self.device):
+            kind = H2H if self.device.is_cpu else D2H
+            for key, image in self._images.items():
+                check(lib.infinirtMemcpyAsync(ffi.from_buffer(image), self._pointers[key], image.nbytes, kind, stream))
+
     def fetch(self) -> None:
-        """Bring every byte back into the blocks."""
-        images = {id(b.memory): b.memory for b in self.arguments.blocks.values()} | {id(self.workspace): self.workspace}
-        for key, pointer in self._pointers.items():
-            copy(ffi.from_buffer(images[key]), pointer, images[key].nbytes, _HOST, self.device, NULL)
+        """Bring, and wait."""
+        self.bring(NULL)
+        with current(self.device):
+            check(lib.infinirtStreamSynchronize(NULL))
 
     def violations(self) -> list[str]:
         """Of the arguments and of the workspace, once fetched."""

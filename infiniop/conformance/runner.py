@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from infiniop.errors import InternalError
 from infiniop.inference import Binding
 from infiniop.operators import all_operators
-from infiniop.schema import BadValue, ErrorSample, Operator, Sample, Status, dtype
+from infiniop.schema import HALVES, BadValue, ErrorSample, Operator, Sample, Status, dtype
 
 from .call import Declined, Failed, run, signature
 from .memory import Arguments
@@ -23,33 +24,62 @@ def run_sample(operator: Operator, sample: Sample, backend: str) -> list[str]:
     """What is wrong with the backend's answer; [] when nothing is. Raises `Declined`."""
     tested = subject(backend)
     try:
-        made = sample.prepare(_caller(tested)) if sample.prepare is not None else {}
-    except (Failed, AssertionError) as error:
+        actual = arguments_of(operator, sample, tested)
+    except Failed as error:
         return [f"preparation: {error}"]
-    actual, expected = Arguments(operator, {**sample.tensors, **made}), Arguments(operator, sample.tensors)
-    read = _read_outputs(operator, sample)
-    actual.poison_outputs(read)
-    expected.poison_outputs(read)
-    inputs = {n: None if a is None else a.copy() for n, a in sample.tensors.items()}
+    expected = Expected(operator, sample)
     try:
         failures = run(operator, tested, actual, sample.attrs)
-    except Failed as error:
-        return [str(error), *actual.violations()]
-    reference_attrs = python_attrs(operator, sample.attrs)
-    try:
-        operator.reference(**expected.arrays(), **reference_attrs)
-    except BadValue as error:  # a call without any output elements succeeds unseen
-        written = any(actual.blocks[t.name].array.size for t in operator.outputs if t.name in actual.blocks)
-        return failures + ([f"accepted what the reference refuses: {error}"] if written else [])
-    if operator.compare is not None:
-        difference = operator.compare(expected.arrays(), actual.arrays(), inputs, reference_attrs)
-        return failures + ([difference] if difference else [])
-    tolerance = _tolerance(operator, expected)
-    for tensor in operator.outputs:
-        if tensor.name in actual.blocks and not tensor.opaque:
-            difference = compare(expected.blocks[tensor.name].array, actual.blocks[tensor.name].array, tolerance)
-            failures += [f"{tensor.name}: {difference}"] if difference else []
+    except Failed as failed:
+        if expected.refusal is None:
+            return [str(failed), *actual.violations()]
+        changed = [f"{n}: memory changed: {b.changed()}" for n, b in actual.blocks.items() if b.changed()]
+        return [*_wrong_refusal(operator, Status.BAD_PARAM, "run", expected.refusal.argument, failed), *changed]
+    if expected.refusal is None:
+        return failures + expected.differences(actual)
+    if tested.device.is_cpu:
+        failures.append(f"accepted what the reference refuses: {expected.refusal}")
     return failures
+
+
+def arguments_of(operator: Operator, sample: Sample, tested: Subject) -> Arguments:
+    """The sample in memory, outputs poisoned, opaque tensors made by the backend itself. Raises `Failed`."""
+    made = sample.prepare(_caller(tested)) if sample.prepare is not None else {}
+    arguments = Arguments(operator, {**sample.tensors, **made}, sample.shift)
+    arguments.poison_outputs(_read_outputs(operator, sample))
+    return arguments
+
+
+class Expected:
+    """What the reference makes of a sample."""
+
+    def __init__(self, operator: Operator, sample: Sample):
+        self.operator, self.attrs = operator, python_attrs(operator, sample.attrs)
+        self.arguments = Arguments(operator, sample.tensors)
+        self.arguments.poison_outputs(_read_outputs(operator, sample))
+        self.inputs = {n: None if a is None else a.copy() for n, a in sample.tensors.items()}
+        self.refusal: BadValue | None = None
+        outputs = [self.arguments.blocks[t.name] for t in operator.outputs if t.name in self.arguments.blocks]
+        if not any(block.array.size for block in outputs):
+            return  # succeeds unseen
+        try:
+            operator.reference(**self.arguments.arrays(), **self.attrs)
+        except BadValue as error:
+            self.refusal = error
+
+    def differences(self, actual: Arguments) -> list[str]:
+        """Where the outputs are not as they should be."""
+        operator, blocks = self.operator, self.arguments.blocks
+        if operator.compare is not None:
+            difference = operator.compare(self.arguments.arrays(), actual.arrays(), self.inputs, self.attrs)
+            return [difference] if difference else []
+        tolerance, found = _tolerance(operator, self.arguments), []
+        for tensor in operator.outputs:
+            if tensor.name in actual.blocks and not tensor.opaque:
+                want, got = blocks[tensor.name].array, actual.blocks[tensor.name].array
+                difference = compare(want, got, tolerance) or truncation(want, got)
+                found += [f"{tensor.name}: {difference}"] if difference else []
+        return found
 
 
 def _caller(tested: Subject) -> Callable[[str, Arrays, Mapping[str, object]], None]:
@@ -62,7 +92,7 @@ def _caller(tested: Subject) -> Callable[[str, Arrays, Mapping[str, object]], No
         arguments = Arguments(operator, tensors)
         wrong = run(operator, tested, arguments, attrs)
         if wrong:
-            raise AssertionError(f"{name}: {wrong[0]}")
+            raise Failed("run", InternalError(f"{name}: {wrong[0]}"))
         for tensor in operator.outputs:
             target = tensors[tensor.name]
             if target is not None:
@@ -81,7 +111,7 @@ def run_error_sample(operator: Operator, sample: ErrorSample, backend: str) -> l
         violations = run(operator, tested, arguments, sample.attrs, {sample.at: sample.null})
     except Failed as failed:
         changed = [f"{n}: memory changed: {b.changed()}" for n, b in arguments.blocks.items() if b.changed()]
-        return [*_wrong_refusal(operator, sample, failed), *changed]
+        return [*_wrong_refusal(operator, sample.status, sample.at, sample.argument, failed), *changed]
     if is_inside_a_tensor(operator, sample) and not tested.device.is_cpu:
         return violations
     return [f"expected {Status(sample.status).name} at {sample.at}, got SUCCESS", *violations]
@@ -92,13 +122,14 @@ def is_inside_a_tensor(operator: Operator, sample: ErrorSample) -> bool:
     return sample.at == "run" and not sample.null and any(t.name == sample.argument for t in operator.tensors)
 
 
-def _wrong_refusal(operator: Operator, sample: ErrorSample, failed: Failed) -> list[str]:
+def _wrong_refusal(operator: Operator, status: int, at: str, argument: str, failed: Failed) -> list[str]:
+    """What is wrong with a refusal that was due."""
     found = []
-    if failed.error.status != sample.status:
-        found.append(f"expected {Status(sample.status).name}, got {failed}")
-    if failed.at != sample.at:
-        found.append(f"refused at {failed.at}, expected at {sample.at}: {failed}")
-    for what, name in (("argument", sample.argument), ("operator", operator.name)):
+    if failed.error.status != status:
+        found.append(f"expected {Status(status).name}, got {failed}")
+    if failed.at != at:
+        found.append(f"refused at {failed.at}, expected at {at}: {failed}")
+    for what, name in (("argument", argument), ("operator", operator.name)):
         if name not in str(failed.error):
             found.append(f"the message does not name the {what} {name}: {failed.error}")
     return found
@@ -156,6 +187,18 @@ def compare(expected: np.ndarray, actual: np.ndarray, tolerance: tuple[float, fl
         f"{int(wrong.sum())} of {wrong.size} elements differ, the first at {list(where)}: "
         f"expected {expected[where]}, got {actual[where]}{limit}"
     )
+
+
+def truncation(expected: np.ndarray, actual: np.ndarray) -> str | None:
+    """A sentence when a half-precision result is cut off instead of rounded: within the tolerance, but always below."""
+    if dtype(expected.dtype) not in HALVES:
+        return None
+    want, got = (np.abs(a.astype(np.float64)) for a in (expected, actual))
+    different = want != got
+    count = int(different.sum())
+    if count < 64 or count <= want.size / 5 or int((got < want).sum()) <= 0.9 * count:
+        return None
+    return f"{count} of {want.size} elements differ within the tolerance, nearly all towards 0: cut off, not rounded"
 
 
 def reference_raises(operator: Operator, sample: ErrorSample) -> BadValue | None:

@@ -12,7 +12,7 @@ from infiniop.operators import all_operators
 from infiniop.schema import Operator
 
 from . import xfails
-from .cases import Case, Options, cases, claimed
+from .cases import Case, Options, cases, claimed, described
 from .entry import PACKAGE
 from .subject import Subject, UnknownBackend, subject
 
@@ -56,7 +56,7 @@ class Session:
         every = [case for operator in self.operators for case in cases(operator, self.tested, self.options)]
         xfails.require_meaning(mine, every)
         for pattern in self.patterns:
-            if not any(case.answers_to(pattern) for case in every):
+            if not any(case.answers_to(pattern) for case in every) and not self._described(pattern):
                 where = "" if whole else f" of {', '.join(o.name for o in self.operators)}"
                 raise Unusable(f"no case{where} is named {pattern!r}")
 
@@ -65,12 +65,22 @@ class Session:
         for case in cases(operator, self.tested, self.options):
             if not self.patterns or any(case.answers_to(p) for p in self.patterns):
                 yield case
+        for pattern in self.patterns:
+            made = described(operator, self.tested, pattern)
+            if made is not None:
+                yield made
 
-    def repro(self, case: Case) -> str:
+    def _described(self, name: str) -> bool:
+        try:
+            return any(described(operator, self.tested, name) for operator in self.operators)
+        except ValueError as error:
+            raise Unusable(f"--case {name!r}: {error}") from None
+
+    def repro(self, operator: str, name: str) -> str:
         """The command that runs one case alone."""
         environment = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("INFINIOP_")]
         words = [*environment, "pytest", *(word for name in self.loaded for word in ("-p", name)), "--pyargs", PACKAGE]
-        words += ["--backend", self.tested.backend, "--op", case.operator, "--case", case.name]
+        words += ["--backend", self.tested.backend, "--op", operator, "--case", name]
         if self.options.seed != Options().seed:
             words += ["--seed", str(self.options.seed)]
         return shlex.join(words)

@@ -210,7 +210,9 @@ class Operator:
     a dtype that is absent is compared exactly. `compare(expected, actual, inputs, attrs) -> str | None` replaces that
     comparison: mappings name -> array, and a sentence when they differ. `aliases` lists (output, input) pairs that may
     be the same memory with the same strides. `infer` gives axes (and dtype variables) that inputs do not bind, for a
-    Python call without `out=`. `shape_status` and `rank_status` are for operators that answer otherwise than most.
+    Python call without `out=`. `complete(rng, sample)` puts values that mean something (slots, lengths, tables) into
+    a sample whose shapes, strides, dtypes and attributes were drawn from the schema; None: this one has none.
+    `shape_status` and `rank_status` are for operators that answer otherwise than most.
     `workspace=False`: the ABI has neither a getter nor workspace arguments. `shares` names the operator whose getter,
     destroy function and descriptor type this one uses. `own` marks operators that InfiniCore does not have.
     """
@@ -231,6 +233,7 @@ class Operator:
     tolerances: Mapping[DType, tuple[float, float]] = field(default_factory=dict)
     compare: Callable[[Arrays, Arrays, Arrays, Mapping[str, object]], str | None] | None = None
     infer: Mapping[str, str] = field(default_factory=dict)
+    complete: Callable[[np.random.Generator, Sample], Sample | None] | None = None
     group_rank: Mapping[str, str] = field(default_factory=dict)
     shape_status: Status = Status.BAD_TENSOR_SHAPE
     rank_status: Status = Status.BAD_TENSOR_SHAPE

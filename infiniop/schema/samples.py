@@ -23,7 +23,8 @@ class Sample:
     """`tensors` by name (None: an optional one left out), `attrs` by name. `tags`: "large", "nan", …
 
     `tensors` is what the reference takes. Where an opaque tensor's layout and size are a backend's own, `prepare(call)`
-    makes the one that the backend under test takes in its place.
+    makes the one that the backend under test takes in its place. `shift` elements lie between an aligned address and
+    each tensor.
     """
 
     name: str
@@ -31,6 +32,13 @@ class Sample:
     attrs: Mapping[str, object] = field(default_factory=dict)
     tags: frozenset[str] = frozenset()
     prepare: Callable[[Call], Mapping[str, np.ndarray]] | None = None
+    shift: int = 0
+
+    def array(self, name: str) -> np.ndarray:
+        """A tensor that is there."""
+        found = self.tensors[name]
+        assert found is not None, name
+        return found
 
 
 @dataclass(frozen=True)

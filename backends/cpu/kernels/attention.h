@@ -44,6 +44,9 @@ public:
         float *parts = scratch + lanes_ * lane_floats();
         Counter *finished = reinterpret_cast<Counter *>(parts + parts_floats());
         const size_t items = problem.tiles() * kv_heads_ * head_chunks();
+        if (items == 0) {
+            return; // no query heads: nothing to divide by
+        }
         for (size_t i = 0; splits_ > 1 && i < items; i++) {
             new (&finished[i]) Counter{0};
         }

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from infiniop.schema import Operator, Sample
+from infiniop.tensor import extent
 
 from .. import runner
 from ..cases import Case, Options
@@ -30,6 +31,16 @@ class Samples:
                 return sample
 
 
+LARGE = 1 << 28  # bytes of a sample's memory, gaps included: more is for machines with room
+
+
+def span_bytes(sample: Sample) -> int:
+    """From the first to the last element of every tensor."""
+    arrays = {id(a): a for a in sample.tensors.values() if a is not None and a.size}
+    reach = [(a.itemsize, extent(a.shape, [s // a.itemsize for s in a.strides])) for a in arrays.values()]
+    return sum(size * (high - low + 1) for size, (low, high) in reach)
+
+
 def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Case]:
     source = Samples(operator, options.seed)
 
@@ -37,5 +48,6 @@ def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Cas
         return lambda: runner.run_sample(operator, source[number], tested.backend)
 
     for number, sample in enumerate(operator.samples(np.random.default_rng(options.seed))):
-        if "large" not in sample.tags:
-            yield Case(operator.name, f"sample {sample.name}", check(number))
+        if span_bytes(sample) < LARGE:
+            group = "NaN and infinity" if "nan" in sample.tags else ""
+            yield Case(operator.name, f"sample {sample.name}", check(number), group)

@@ -183,6 +183,23 @@ infiniStatus_t infiniopBackendHasOperator(const char *backend, const char *op, i
     });
 }
 
+infiniStatus_t infiniopGetKernel(const char *backend, const char *op, infiniopKernel *kernel) {
+    return guarded(__func__, [&] {
+        constexpr const char *function = "infiniopGetKernel";
+        if (!backend || !op || !kernel) {
+            return fail_null(function, !backend ? "backend" : !op ? "op" : "kernel");
+        }
+        const Backend *named = find_backend(backend);
+        const Kernel *found = named ? named->kernel(op) : nullptr;
+        if (!found) {
+            return fail(INFINI_STATUS_BAD_PARAM, function, named ? "op" : "backend",
+                        named ? "an operator that " + named->name + " has" : "one that is loaded",
+                        named ? op : backend);
+        }
+        return give<infiniopKernel>(function, *found, kernel);
+    });
+}
+
 infiniStatus_t infiniopGetDeviceByName(const char *name, infiniDevice_t *device) {
     return guarded(__func__, [&] {
         constexpr const char *op = "infiniopGetDeviceByName";
