@@ -219,20 +219,27 @@ def _set_error(status: Status, fields: Mapping[str, str], message: str) -> None:
 def _on_supports(ctx: Any, call: Any) -> int:
     kernel: _Kernel = ffi.from_handle(ctx)
     try:
-        state = _State(kernel, call)
-        answer = kernel.backend.supports(kernel.operator.name, state.signatures, state.attrs)  # type: ignore[misc]
-        if answer is True:
-            return Status.SUCCESS
-        reason = answer if isinstance(answer, str) else f"{kernel.backend.name} does not take these arguments"
-        raise NotImplementedError(reason)
+        _require_support(kernel, _State(kernel, call))
+        return Status.SUCCESS
     except BaseException as error:
         return report(error, kernel.operator.name)
+
+
+def _require_support(kernel: _Kernel, state: _State) -> None:
+    """Raises `NotImplementedError` when the backend declines."""
+    if kernel.backend.supports is None:
+        return
+    answer = kernel.backend.supports(kernel.operator.name, state.signatures, state.attrs)
+    if answer is not True:
+        declined = f"{kernel.backend.name} does not take these arguments"
+        raise NotImplementedError(answer if isinstance(answer, str) else declined)
 
 
 def _on_create(ctx: Any, call: Any, state: Any, workspace: Any) -> int:
     kernel: _Kernel = ffi.from_handle(ctx)
     try:
         made = _State(kernel, call)
+        _require_support(kernel, made)  # supports and create must agree, whoever calls them
         handle = ffi.new_handle(made)
         _states[int(ffi.cast("uintptr_t", handle))] = (handle, made)
         state[0], workspace[0] = handle, 0

@@ -21,7 +21,7 @@ from .recipe import Recipe, Spec
 
 T = TypeVar("T")
 LIMIT = 1 << 15  # elements of a tensor
-_VOLUME = 1 << 24  # elements of all axes together
+_VOLUME, _PINNED_VOLUME = 1 << 28, 1 << 24  # elements of all axes together
 _SMALL = (2, 3, 1, 4, 5, 7, 8, 9, 2, 3, 1, 4, 16, 17, 33, 0)
 _TINY = (1, 2, 3, 2, 1, 4)  # beside an axis of more than _LARGE
 _LARGE = 200
@@ -224,7 +224,9 @@ class _Plan:
     # ---- layouts ----------------------------------------------------------------------------------------
 
     def recipe(self, special: bool, limit: int) -> Recipe | None:
-        if any(math.prod(self.shape(name)) > limit for name in self.present) or self._volume() > _VOLUME:
+        if any(math.prod(self.shape(name)) > limit for name in self.present):
+            return None
+        if self._volume() > (_PINNED_VOLUME if self.pins else _VOLUME):
             return None
         tensors: dict[str, Spec | str | None] = {}
         shared = self._shared()

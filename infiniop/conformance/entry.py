@@ -22,7 +22,7 @@ def pytest_load_initial_conftests(early_config: pytest.Config, args: list[str]) 
 
 
 def _names_the_kit(arg: str) -> bool:
-    name = arg.partition("::")[0]
+    name = arg.partition("::")[0].rstrip("/")
     if name == PACKAGE:
         return True
     here = Path(__file__).parent

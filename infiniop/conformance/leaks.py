@@ -12,7 +12,7 @@ from infiniop.errors import InfiniopError
 from infiniop.runtime import memory_info
 
 _ROUNDS = 4
-_CALLS = 150
+_CALLS = 60
 _LEAST = 8  # bytes per call
 
 

@@ -73,7 +73,7 @@ class Recipe:
         if not set(modifiers) <= {"seed", "shift", "special"}:
             raise ValueError(f"expected seed:N, shift:N, special or NAME=VALUE, got {text!r}")
         try:
-            tensors = {t.name: _parse_tensor(values.pop(t.name)) for t in operator.tensors}
+            tensors = {t.name: _parse_tensor(t.name, values.pop(t.name)) for t in operator.tensors}
             attrs = {a.name: _parse_attr(a, values.pop(a.name)) for a in operator.attrs if a.length is None}
         except KeyError as missing:
             raise ValueError(f"{missing.args[0]} is missing") from None
@@ -128,13 +128,19 @@ class Recipe:
         return found
 
 
-def _parse_tensor(text: str) -> Spec | str | None:
+def _parse_tensor(name: str, text: str) -> Spec | str | None:
     if text == "-":
         return None
-    return text[1:] if text.startswith("@") else Spec.parse(text)
+    try:
+        return text[1:] if text.startswith("@") else Spec.parse(text)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}: expected DTYPE:SHAPE:STRIDES, @NAME or -, got {text!r}") from None
 
 
 def _parse_attr(attr: Attr, text: str) -> Any:
     if attr.enum and text in attr.enum:
         return text
-    return float(text) if attr.ctype in ("float", "double") else int(text)
+    try:
+        return float(text) if attr.ctype in ("float", "double") else int(text)
+    except ValueError:
+        raise ValueError(f"{attr.name}: expected a number, got {text!r}") from None

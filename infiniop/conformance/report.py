@@ -33,9 +33,12 @@ class Matrix:
     def add_failure(self, operator: str, case: str, text: str, repro: str) -> None:
         self.failures.append({"operator": operator, "case": case, "wrong": text, "repro": repro})
 
+    def operators(self) -> list[str]:
+        return [name for name in all_operators() if name in self.counts]
+
     def groups(self) -> list[str]:
         """In order of appearance."""
-        return list(dict.fromkeys(group for groups in self.counts.values() for group in groups))
+        return list(dict.fromkeys(group for name in self.operators() for group in self.counts[name]))
 
     def unclaimed(self) -> list[str]:
         return [name for name in all_operators() if not self.tested.has(name)]
@@ -66,8 +69,8 @@ class Matrix:
         lines += [f"Device {info.device}, infiniop {infiniop.__version__}, seed {self.options.seed}, "
                   f"{self.options.draws} drawn calls per operator.", ""]  # fmt: skip
         lines += [f"| operator | {' | '.join(groups)} |", f"|---|{'---|' * len(groups)}"]
-        for name, counts in self.counts.items():
-            lines.append(f"| {name} | {' | '.join(_cell(counts.get(group)) for group in groups)} |")
+        for name in self.operators():
+            lines.append(f"| {name} | {' | '.join(_cell(self.counts[name].get(group)) for group in groups)} |")
         lines += ["", "A number counts cases that passed; ✗ failed, ~ failed as expected, ? declined by the backend, "
                   "– not checked."]  # fmt: skip
         for what, names in (("Not claimed", self.unclaimed()), ("Claimed, but not run", self.not_run())):
@@ -81,7 +84,7 @@ class Matrix:
         """For a terminal: a line per operator with its totals."""
         rows: list[tuple[str, ...]] = [("operator", *OUTCOMES, "not checked")]
         groups = self.groups()
-        for name in self.counts:
+        for name in self.operators():
             total, missing = self.total(name), [g for g in groups if g not in self.counts[name]]
             rows.append((name, *(str(total[o] or "") for o in OUTCOMES), ", ".join(missing)))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -201,21 +201,11 @@ def truncation(expected: np.ndarray, actual: np.ndarray) -> str | None:
     return f"{count} of {want.size} elements differ within the tolerance, nearly all towards 0: cut off, not rounded"
 
 
-def reference_raises(operator: Operator, sample: ErrorSample) -> BadValue | None:
-    """What the reference says to an error sample that a kernel must find."""
-    try:
-        operator.reference(**Arguments(operator, sample.tensors).arrays(), **python_attrs(operator, sample.attrs))
-    except BadValue as error:
-        return error
-    return None
-
-
 def elements(sample: Sample | ErrorSample) -> int:
     """How many elements its tensors hold."""
     return sum(math.prod(a.shape) for a in sample.tensors.values() if a is not None)
 
 
 __all__ = [
-    "Declined", "Failed", "compare", "elements", "python_attrs", "reference_raises", "run_error_sample", "run_sample",
-    "signature",
+    "Declined", "Failed", "compare", "elements", "python_attrs", "run_error_sample", "run_sample", "signature",
 ]  # fmt: skip

@@ -78,12 +78,14 @@ class Session:
 
     def repro(self, operator: str, name: str) -> str:
         """The command that runs one case alone."""
-        environment = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("INFINIOP_")]
-        words = [*environment, "pytest", *(word for name in self.loaded for word in ("-p", name)), "--pyargs", PACKAGE]
+        ours = sorted((name, value) for name, value in os.environ.items() if name.startswith("INFINIOP_"))
+        environment = "".join(f"{name}={shlex.quote(value)} " for name, value in ours)
+        words = ["pytest", *(word for name in self.loaded for word in ("-p", name)), "--pyargs", PACKAGE]
         words += ["--backend", self.tested.backend, "--op", operator, "--case", name]
-        if self.options.seed != Options().seed:
-            words += ["--seed", str(self.options.seed)]
-        return shlex.join(words)
+        for option in ("seed", "draws"):
+            value = getattr(self.options, option)
+            words += [f"--{option}", str(value)] if value != getattr(Options(), option) else []
+        return environment + shlex.join(words)
 
     def expected_failure(self, case: Case) -> xfails.Entry | None:
         return next((entry for entry in self.entries if entry.means(case)), None)

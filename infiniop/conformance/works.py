@@ -43,16 +43,16 @@ class Work:
         return memory.violations() + self.expected.differences(self.arguments)
 
 
-def recipes(operator: Operator, tested: Subject, seed: int, count: int) -> list[Recipe]:
+def recipes(operator: Operator, tested: Subject, seed: int, count: int, present: str | None = None) -> list[Recipe]:
     """The largest of some drawn calls that the backend takes, with elements in every output, of different dtypes.
 
-    Raises `Declined` when it takes none.
+    With `present`, calls that give this optional tensor. Raises `Declined` when the backend takes none.
     """
     found: dict[str, tuple[int, Recipe]] = {}
     for attempt in range(_TRIES):
         recipe = draw(operator, Seeded(seed, attempt))
         size = 0 if recipe is None else _elements(operator, recipe)
-        if recipe is None or not size:
+        if recipe is None or not size or (present and not isinstance(recipe.tensors[present], Spec)):
             continue
         kinds = " ".join(t.dtype.name for t in recipe.tensors.values() if isinstance(t, Spec))
         if found.get(kinds, (0,))[0] < size and _is_served(operator, tested, recipe):
@@ -95,7 +95,7 @@ def variant(operator: Operator, tested: Subject, recipe: Recipe, number: int) ->
     for attempt in range(_TRIES):
         choice = Seeded(recipe.seed, number, attempt)
         attrs = dict(recipe.attrs)
-        if number:
+        if number and attempt < _TRIES // 2:  # some fit nothing else
             attrs |= {a.name: choice.pick(attr_values(a)) for a in operator.attrs if a.at == "run" and a.name in attrs}
         sample = replace(recipe, attrs=attrs, seed=recipe.seed + number + 7919 * attempt).sample(operator)
         if sample is None or not _holds_at_run(operator, sample):

@@ -17,9 +17,9 @@ from ..drawing import Seeded, draw
 from ..leaks import growth
 from ..memory import Placed
 from ..recipe import Recipe, Spec
-from ..runner import arguments_of
+from ..runner import Expected, arguments_of
 from ..subject import Subject
-from ..works import Work, in_memory, launch, recipes, variant
+from ..works import Work, findings, in_memory, launch, recipes, variant
 
 _DRAWS = 60
 _STATUSES = {int(s) for s in Status}
@@ -38,6 +38,8 @@ def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Cas
 
     for check in (serves, supports, forgets, leaks, arithmetic):
         yield case(check)
+    if any(t.null_at_run for t in operator.tensors):
+        yield case(nulls)
 
 
 def serves(operator: Operator, tested: Subject, seed: int) -> list[str]:
@@ -149,3 +151,26 @@ def arithmetic(operator: Operator, tested: Subject, seed: int) -> list[str]:
     descriptor.destroy()
     wrong = [] if subnormal else ["after the call subnormal numbers count as 0 in the caller's thread"]
     return wrong if nearest else [*wrong, "after the call the caller's thread does not round to nearest"]
+
+
+def nulls(operator: Operator, tested: Subject, seed: int) -> list[str]:
+    """NULL at run, where it is legal: an optional tensor counts as left out, the description of another suffices."""
+    wrong = []
+    for tensor in operator.tensors:
+        if not tensor.null_at_run:
+            continue
+        for recipe in recipes(operator, tested, seed, 1, present=tensor.name):
+            sample = recipe.sample(operator)
+            assert sample is not None
+            work = Work(operator, tested, sample)
+            if not tensor.only_described:
+                absent = replace(sample, tensors={**sample.tensors, tensor.name: None})
+                work.expected = Expected(operator, absent)
+            descriptor = work.descriptor()
+            with in_memory([work], descriptor) as (memory,):
+                descriptor.launch(memory, work.attrs, frozenset({tensor.name}))
+                synchronize(tested.device)
+                found = findings([work], [memory], f"with NULL for {tensor.name}, call")
+            descriptor.destroy()
+            wrong += [f"{sentence} ({recipe})" for sentence in found]
+    return wrong

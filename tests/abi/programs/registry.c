@@ -124,6 +124,15 @@ static void good_plugin(void) {
     OK(infiniopBackendHasOperator("toy", "gemm", &has));
     CHECK(has == 0);
     FAILS(BAD_PARAM, "nobody", infiniopBackendHasOperator("nobody", "relu", &has));
+    infiniopKernel kernel;
+    memset(&kernel, 0, sizeof kernel);
+    kernel.struct_size = sizeof kernel;
+    OK(infiniopGetKernel("toy", "relu", &kernel));
+    CHECK(strcmp(kernel.op, "relu") == 0 && kernel.create && kernel.calculate);
+    FAILS(BAD_PARAM, "gemm", infiniopGetKernel("toy", "gemm", &kernel));
+    FAILS(BAD_PARAM, "nobody", infiniopGetKernel("nobody", "relu", &kernel));
+    kernel.struct_size = 0;
+    FAILS(BAD_PARAM, "struct_size", infiniopGetKernel("toy", "relu", &kernel));
     OK(load("good")); /* once more: nothing happens */
     use(device, "toy");
     OK(load("short"));
