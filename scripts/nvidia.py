@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-KIT = [sys.executable, "-m", "pytest", "-q", "--pyargs", "infiniop.conformance", "--backend", "nvidia"]
+KIT = [sys.executable, "-m", "pytest", "-q", "-p", "infiniop.conformance.entry", "--pyargs", "infiniop.conformance"]
+KIT += ["--backend", "nvidia"]
 SAMPLES_PER_OPERATOR = 3  # under a sanitizer, which makes kernels slower by orders of magnitude
 
 

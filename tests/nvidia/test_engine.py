@@ -1,4 +1,4 @@
-"""The engine on the NVIDIA backend: a Llama model on the emulator says what it says on the CPU."""
+"""The engine on the NVIDIA backend: a Llama model says what it says on the CPU, decode replayed from graphs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from infiniop import runtime
 from infiniop.lm import AutoLlamaModel, PagedKVCacheConfig
 
 MODEL = Path(__file__).parents[2] / "examples" / "demo_model" / "model"
 
 
-@pytest.mark.full
-def test_a_model_generates_the_same_tokens(emulator: str) -> None:
+@pytest.mark.parametrize("device", [pytest.param("emulator", marks=pytest.mark.full), "nvidia"])
+def test_a_model_generates_the_same_tokens(device: str, request: pytest.FixtureRequest) -> None:
+    if device == "emulator":
+        request.getfixturevalue("emulator")
+    if runtime.device_count(device) == 0:
+        pytest.skip("needs an NVIDIA device")
     here = AutoLlamaModel.from_pretrained(MODEL, dtype="float32")
-    there = AutoLlamaModel.from_pretrained(MODEL, device=emulator, dtype="float32")
-    assert {str(t.device) for t in there.state_dict().values()} == {"emulator:0"}
+    there = AutoLlamaModel.from_pretrained(MODEL, device=device, dtype="float32")
+    assert {str(t.device) for t in there.state_dict().values()} == {f"{device}:0"}
     rows = [[5, 17, 300, 9, 12], [44, 2, 1000]]
     paged = PagedKVCacheConfig(num_blocks=16, block_size=4)
     for options in ({"temperature": 0.0}, {"temperature": 0.8, "top_k": 20, "top_p": 0.9, "seed": 3}):
