@@ -148,6 +148,15 @@ class Placed:
             return NULL, 0
         return self._pointers[id(self.workspace)] + GUARD, self.workspace_size
 
+    def adopt(self, arguments: Arguments) -> None:
+        """Other blocks of the same layouts take the place of these, in the same device memory."""
+        blocks, images = self.arguments.blocks, {}
+        for name, block in arguments.blocks.items():
+            images[id(blocks[name].memory)] = block.memory
+        pointers = {id(images.get(key, self._images[key])): pointer for key, pointer in self._pointers.items()}
+        self._images = {id(image): image for image in (images.get(k, i) for k, i in self._images.items())}
+        self.arguments, self._pointers = arguments, pointers
+
     def send(self, stream: Any) -> None:
         """Copy the blocks to the device, in the order of the stream."""
         with current(self.device):

@@ -89,13 +89,13 @@ def _is_served(operator: Operator, tested: Subject, recipe: Recipe) -> bool:
     return work.expected.refusal is None
 
 
-def variant(operator: Operator, tested: Subject, recipe: Recipe, number: int) -> Work:
-    """The same call on other values, with other attributes where they are given at run."""
+def variant(operator: Operator, tested: Subject, recipe: Recipe, number: int, other_attrs: bool = True) -> Work:
+    """The same call on other values, with `other_attrs` where they are given at run."""
     layouts = None if number == 0 else variant(operator, tested, recipe, 0).layouts()
     for attempt in range(_TRIES):
         choice = Seeded(recipe.seed, number, attempt)
         attrs = dict(recipe.attrs)
-        if number and attempt < _TRIES // 2:  # some fit nothing else
+        if number and other_attrs and attempt < _TRIES // 2:  # some fit nothing else
             attrs |= {a.name: choice.pick(attr_values(a)) for a in operator.attrs if a.at == "run" and a.name in attrs}
         sample = replace(recipe, attrs=attrs, seed=recipe.seed + number + 7919 * attempt).sample(operator)
         if sample is None or not _holds_at_run(operator, sample):

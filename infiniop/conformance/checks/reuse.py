@@ -1,4 +1,4 @@
-"""One descriptor, many calls: again on other data, on two streams, in the order of a stream, from several threads."""
+"""One descriptor, many calls: again on other data, on two streams, in the order of a stream, recorded, from threads."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from contextlib import contextmanager
 
 from infiniop._call import tensor_descriptor
 from infiniop.device import Device
-from infiniop.schema import F32, Operator
-from infiniop.streams import Stream
+from infiniop.errors import InfiniopError
+from infiniop.memory import NULL
+from infiniop.schema import F32, Operator, Status
+from infiniop.streams import Stream, capture, lane_of
 from infiniop.tensor import Signature, row_major
 
-from ..call import Descriptor, Failed, synchronize
+from ..call import Declined, Descriptor, Failed, synchronize
 from ..cases import Case, Options
 from ..recipe import Recipe
 from ..subject import Subject
@@ -32,12 +34,16 @@ def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Cas
                     found = check(operator, tested, recipe)
                 except Failed as failed:
                     found = [str(failed)]
+                except InfiniopError as error:  # of a stream, an event, a graph
+                    if error.status is Status.NOT_IMPLEMENTED:
+                        raise Declined(str(error)) from None
+                    found = [str(error)]
                 wrong += [f"{sentence} ({recipe})" for sentence in found]
             return wrong
 
         return run
 
-    for check in (again, streams, order, threads):
+    for check in (again, streams, order, replay, threads):
         name = f"reuse {check.__name__}"
         yield Case(operator.name, name, each(check), group=name)
 
@@ -100,6 +106,31 @@ def order(operator: Operator, tested: Subject, recipe: Recipe) -> list[str]:
         memory.bring(stream.handle)
         stream.synchronize()
         return work.wrong(memory)
+
+
+def replay(operator: Operator, tested: Subject, recipe: Recipe) -> list[str]:
+    """A recorded call runs when its graph is launched, and again on other contents of the same memory."""
+    if any(a.length is not None for a in operator.attrs):
+        works = [variant(operator, tested, recipe, 0)] * 2  # host arrays are recorded with the call
+    else:
+        works = [variant(operator, tested, recipe, number, other_attrs=False) for number in (0, 1)]
+    wrong = []
+    with _descriptor(works[0]) as descriptor, in_memory(works[:1], descriptor) as (memory,):
+        with capture(device=tested.device) as graph:
+            launch(descriptor, works[0], memory, lane_of(tested.device).handle)
+        memory.fetch()
+        for name, block in works[0].arguments.blocks.items():
+            wrong += [f"{name} changed while the call was recorded: {block.changed()}"] if block.changed() else []
+        for number, work in enumerate(works):
+            memory.adopt(work.arguments)
+            for block in work.arguments.blocks.values():
+                block.memory[...] = block.before
+            memory.send(NULL)
+            synchronize(tested.device)
+            graph.launch()
+            synchronize(tested.device)
+            wrong += findings([work], [memory], f"launch {number + 1} of the graph, call")
+    return wrong
 
 
 def threads(operator: Operator, tested: Subject, recipe: Recipe) -> list[str]:
