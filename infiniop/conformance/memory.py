@@ -47,6 +47,10 @@ class Block:
         array = self.array
         return np.ndarray((*array.shape, self.itemsize), np.uint8, memory.data, self.start, (*array.strides, 1))
 
+    def poisoned(self) -> np.ndarray:
+        """Which elements hold nothing but poison, in the array's shape."""
+        return (self._bytes(self.memory) == _POISON).all(axis=-1)
+
     def changed_outside(self) -> str | None:
         """Bytes that changed and belong to no element."""
         changed = self.memory != self.before

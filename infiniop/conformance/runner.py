@@ -14,7 +14,7 @@ from infiniop.operators import all_operators
 from infiniop.schema import HALVES, BadValue, ErrorSample, Operator, Sample, Status, dtype
 
 from .call import Declined, Failed, run, signature
-from .memory import Arguments
+from .memory import Arguments, Block
 from .subject import Subject, subject
 
 Arrays = Mapping[str, "np.ndarray | None"]
@@ -78,6 +78,8 @@ class Expected:
             if tensor.name in actual.blocks and not tensor.opaque:
                 want, got = blocks[tensor.name].array, actual.blocks[tensor.name].array
                 difference = compare(want, got, tolerance) or truncation(want, got)
+                if not difference and want.size and dtype(want.dtype).is_float:
+                    difference = unwritten(blocks[tensor.name], actual.blocks[tensor.name])
                 found += [f"{tensor.name}: {difference}"] if difference else []
         return found
 
@@ -187,6 +189,15 @@ def compare(expected: np.ndarray, actual: np.ndarray, tolerance: tuple[float, fl
         f"{int(wrong.sum())} of {wrong.size} elements differ, the first at {list(where)}: "
         f"expected {expected[where]}, got {actual[where]}{limit}"
     )
+
+
+def unwritten(expected: Block, actual: Block) -> str | None:
+    """A sentence when a NaN that should have been written is the poison that lay there: they compare as equal."""
+    left = actual.poisoned() & ~expected.poisoned()
+    if not left.any():
+        return None
+    where = [int(i) for i in np.argwhere(left)[0]]
+    return f"{int(left.sum())} of {left.size} elements were not written, the first at {where}"
 
 
 def truncation(expected: np.ndarray, actual: np.ndarray) -> str | None:

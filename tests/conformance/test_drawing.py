@@ -15,7 +15,7 @@ from infiniop.conformance.drawing import Seeded, axes_of, draw
 from infiniop.conformance.leaks import growth
 from infiniop.conformance.memory import Arguments, placed
 from infiniop.conformance.recipe import Recipe, Spec
-from infiniop.conformance.runner import arguments_of, truncation
+from infiniop.conformance.runner import Expected, arguments_of, truncation
 from infiniop.conformance.subject import subject
 from infiniop.device import Device
 from infiniop.operators import all_operators
@@ -126,6 +126,19 @@ def test_growth() -> None:
     kept: list[bytearray] = []
     assert growth(lambda: None, HOST) is None
     assert "more in use" in str(growth(lambda: kept.append(bytearray(700)), HOST))
+
+
+def test_poison_is_no_result_even_where_nan_is() -> None:
+    operator = all_operators()["relu"]
+    sample = next(s for s in operator.samples(np.random.default_rng(0)) if "nan" in s.tags)
+    expected = Expected(operator, sample)
+    actual = arguments_of(operator, sample, subject("reference"))
+    assert "elements differ" in expected.differences(actual)[0]
+    actual.blocks["y"].array[...] = expected.arguments.blocks["y"].array
+    assert not expected.differences(actual)
+    where = tuple(np.argwhere(np.isnan(actual.blocks["y"].array))[0])
+    actual.blocks["y"].array.view(np.uint16)[where] = 0xFFFF
+    assert "1 of 17 elements were not written" in expected.differences(actual)[0]
 
 
 @given(st.integers(0, 2**32 - 1))
