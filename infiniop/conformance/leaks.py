@@ -12,7 +12,7 @@ from infiniop.errors import InfiniopError
 from infiniop.runtime import memory_info
 
 _ROUNDS = 4
-_CALLS = 60
+_CALLS = 100
 _LEAST = 8  # bytes per call
 
 
@@ -25,6 +25,14 @@ class _Mallinfo2(ctypes.Structure):
 
 def growth(call: Callable[[], None], device: Device) -> str | None:
     """A sentence when every round of calls leaves more memory in use than the one before."""
+    gc.freeze()  # what is there already is not looked through again and again
+    try:
+        return _growth(call, device)
+    finally:
+        gc.unfreeze()
+
+
+def _growth(call: Callable[[], None], device: Device) -> str | None:
     grown: dict[str, list[int]] = {}
     call()
     before = _in_use(device)
