@@ -47,7 +47,8 @@ def short_selection() -> Iterator[tuple[str, list[str]]]:
     tested = subject("nvidia")
     for name, operator in all_operators().items():
         if tested.has(name):
-            names = [s.name for s in operator.samples(np.random.default_rng(1)) if 64 < runner.elements(s) < 20_000]
+            samples = [s for s in operator.samples(np.random.default_rng(1)) if "large" not in s.tags]
+            names = [s.name for s in samples if 64 < runner.elements(s) < 20_000]
             every = max(1, len(names) // SAMPLES_PER_OPERATOR)
             yield name, list(itertools.islice(names[::every], SAMPLES_PER_OPERATOR))
 
