@@ -39,13 +39,14 @@ _MODULES = (
     "plugins",
     "runtime",
     "schema",
+    "verify",
 )
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = sorted([*_HOME_OF, *_DTYPES, *_MODULES])  # pyright: ignore[reportUnsupportedDunderAll]
 
 if TYPE_CHECKING:
-    from . import arrays, errors, gen, operators, plugins, runtime, schema
+    from . import arrays, errors, gen, operators, plugins, runtime, schema, verify
     from ._descriptor import Descriptor, descriptor
     from ._library import root
     from .device import Device

@@ -36,6 +36,14 @@ class _Here(threading.local):
 
 
 here = _Here()
+
+
+def forget() -> None:
+    """Make the descriptors of this thread's calls anew."""
+    for cache in here.__dict__.values():
+        cache.clear()
+
+
 cast, from_buffer = ffi.cast, ffi.from_buffer
 CHAR_POINTER = ffi.typeof("char *")
 NO_LENGTHS: Mapping[int, int] = {}

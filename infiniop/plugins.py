@@ -91,6 +91,10 @@ def discover() -> None:
         _discovered = True  # a plugin may call back into infiniop: it then sees what is there so far
         for name, module, origin in [*_built_in(), *_installed()]:
             _load(name, module, origin)
+        if os.environ.get("INFINIOP_VERIFY"):
+            from . import verify
+
+            verify.set_judge()
 
 
 def register(plugin: object, name: str | None = None) -> None:

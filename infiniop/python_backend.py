@@ -125,11 +125,8 @@ class _State:
             self.signatures[tensor.name] = known
         self.described = {t.name for t in operator.tensors if t.only_described}
         self.stand_in = Storage(device, max(d.itemsize for d in ALL)) if self.described else None
-        self.arrays = [a for a in operator.attrs if a.length is not None]
-        self.attrs = self._scalars(call.attrs)
-
-    def _scalars(self, values: Any) -> dict[str, Any]:
-        return {a.name: _scalar(a, values[i]) for i, a in enumerate(self.kernel.operator.attrs) if a.length is None}
+        self.has_arrays = any(a.length is not None for a in operator.attrs)
+        self.attrs = scalars(operator, call.attrs)
 
     def run(self, run: Any) -> None:
         backend = self.kernel.backend
@@ -142,17 +139,27 @@ class _State:
                     address = address_of(self.stand_in.ptr)
                 absent = sig is None or (address == 0 and 0 not in sig.shape)
                 arguments[name] = None if absent else backend.array(address, sig)  # type: ignore[arg-type]
-            attrs = self._scalars(run.attrs)
-            if self.arrays:
-                attrs |= self._host_arrays(run.attrs, attrs)
+            attrs = scalars(self.kernel.operator, run.attrs)
+            if self.has_arrays:
+                attrs |= host_arrays(self.kernel.operator, self.signatures, run.attrs, attrs)
             backend.run(self.kernel.function, arguments | attrs, self.device, address_of(run.stream))
 
-    def _host_arrays(self, values: Any, attrs: Mapping[str, Any]) -> dict[str, Any]:
-        binding = Binding(self.kernel.operator, self.signatures, attrs)
-        every = self.kernel.operator.attrs
-        return {
-            a.name: _host_array(a, values[every.index(a)].p, int(binding.value(a.length or "0"))) for a in self.arrays
-        }
+
+def scalars(operator: Operator, values: Any) -> dict[str, Any]:
+    """The attributes of a call that are no arrays."""
+    return {a.name: _scalar(a, values[i]) for i, a in enumerate(operator.attrs) if a.length is None}
+
+
+def host_arrays(
+    operator: Operator, signatures: Mapping[str, Signature | None], values: Any, attrs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The others; `attrs` are the scalars, which say how long they are."""
+    binding = Binding(operator, signatures, attrs)
+    return {
+        a.name: _host_array(a, values[i].p, int(binding.value(a.length)))
+        for i, a in enumerate(operator.attrs)
+        if a.length is not None
+    }
 
 
 def _scalar(attr: Attr, value: Any) -> Any:
@@ -198,11 +205,12 @@ def report(error: BaseException, op: str, status: Status | None = None) -> int:
         message = f"{op}: {type(error).__name__}: {error}"
     if os.environ.get("INFINIOP_DEBUG") == "1":
         traceback.print_exception(error)
-    _set_error(status, fields, message)
+    set_error(status, fields, message)
     return int(status)
 
 
-def _set_error(status: Status, fields: Mapping[str, str], message: str) -> None:
+def set_error(status: Status, fields: Mapping[str, str], message: str) -> None:
+    """The thread's last error; without a message the host composes one from the fields."""
     texts = {name: ffi.new("char[]", value.encode()) for name, value in fields.items() if value}
     texts |= {"message": ffi.new("char[]", message.encode())} if message else {}
     error = ffi.new("infiniopError *")

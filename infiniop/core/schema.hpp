@@ -34,6 +34,8 @@ struct TensorSchema {
     uint8_t min_rank, max_rank; // further bound for shapes with a group; max 255
     bool optional;              // NULL descriptor allowed
     bool null_at_run;           // NULL pointer allowed although described
+    bool opaque = false;        // bytes in a layout of the backend's own
+    bool whole = false;         // an output of which every element is written, and none is read
 };
 
 struct DtypeVar {
@@ -87,6 +89,12 @@ struct AliasPair {
     uint8_t output, input;
 };
 
+// |actual - expected| <= atol + rtol * |expected|, by the dtype of the first output; a dtype without one is exact.
+struct Tolerance {
+    infiniDtype_t dtype;
+    double atol, rtol;
+};
+
 struct OperatorSchema {
     const char *name;
     const char *symbol;
@@ -109,6 +117,9 @@ struct OperatorSchema {
     infiniStatus_t shape_status;
     infiniStatus_t rank_status;
     const OperatorSchema *shares; // its descriptors answer to this operator's getter and destroy too
+    const Tolerance *tolerances = nullptr;
+    size_t ntolerances = 0;
+    bool own_comparison = false; // the schema has one, in Python, which forgives more than the tolerances
 };
 
 } // namespace infini

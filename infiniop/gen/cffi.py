@@ -27,6 +27,7 @@ _COMMON = (
     "infiniop/tensor_descriptor.h",
     "infiniop/operator_descriptor.h",
     "infiniop/registry.h",
+    "infiniop/verify.h",
 )
 
 # The exchange structs of DLPack 1.0 and of the unversioned protocol before it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from infiniop.schema import Attr, DType, Operator, Tensor, dtype, expr
+from infiniop.schema import Attr, DType, Operator, Role, Tensor, dtype, expr
 from infiniop.schema.shapes import parse
 
 from . import signature
@@ -86,6 +86,8 @@ class _Table:
             *self._dtype_vars(), *self._tensors(), *self._attrs(), *self._constraints(),
             _array("const AliasPair aliases[]", [
                 f"{{{self.names.tensors[o]}, {self.names.tensors[i]}}}" for o, i in self.op.aliases]),
+            _array("const Tolerance tolerances[]", [
+                f"{{{d.enumerator}, {atol!r}, {rtol!r}}}" for d, (atol, rtol) in self.op.tolerances.items()]),
             f"}} // namespace {self.op.name}_",
             self._schema(),
         ]  # fmt: skip
@@ -124,7 +126,8 @@ class _Table:
         low, high = t.rank or (0, 255)
         return (
             f"{{{_string(t.name)}, Role::{t.role.value}, Strides::{t.strides.value}, {t.name}_shapes, {nalternatives}, "
-            f"{variable}, {fixed}, {low}, {high}, {_bool(t.optional)}, {_bool(t.null_at_run)}}}"
+            f"{variable}, {fixed}, {low}, {high}, {_bool(t.optional)}, {_bool(t.null_at_run)}, "
+            f"{_bool(t.opaque)}, {_bool(t.role is Role.OUT and not (t.written or t.read_when))}}}"
         )
 
     def _attrs(self) -> list[str]:
@@ -172,7 +175,8 @@ class _Table:
             f"{table('attrs', len(op.attrs))},\n"
             f"    {table('constraints', len(op.constraints))}, {table('aliases', len(op.aliases))},\n"
             f"    INFINI_STATUS_{op.shape_status.name}, INFINI_STATUS_{op.rank_status.name}, "
-            f"{f'&schema_{op.shares}' if op.shares else 'nullptr'}}};"
+            f"{f'&schema_{op.shares}' if op.shares else 'nullptr'}, {table('tolerances', len(op.tolerances))}, "
+            f"{_bool(op.compare is not None)}}};"
         )
 
 

@@ -33,7 +33,7 @@ cp -r include "$build/generated/include" "$prefix"
 export INFINI_ROOT=$prefix INFINIOP_TEST_FLAGS=$flags INFINIOP_CPU_ISA=portable
 export ASAN_OPTIONS=detect_leaks=1:strict_string_checks=1:allocator_may_return_null=1
 export UBSAN_OPTIONS=print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1:allocator_may_return_null=1
-"$bin/python" -m pytest -q -p no:cacheprovider tests/abi/test_{abi,cpp,loading,registry,cpu_threads}.py "$@"
+"$bin/python" -m pytest -q -p no:cacheprovider tests/abi/test_{abi,cpp,loading,registry,verify_abi,versions,cpu_threads}.py "$@"
 
 # The fuzzer, the samples of every operator and long rows, in a Python that loads the instrumented libraries.
 if [ "$sanitizer" = address ]; then

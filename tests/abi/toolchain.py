@@ -20,9 +20,15 @@ SOURCES = HERE.parent.parent
 LIBRARIES = ("infiniccl", "infiniop", "infinirt")
 VARIANTS = (
     "GOOD", "WRONG_MAJOR", "SHORT", "NO_SYMBOL", "NULL_WITH_WORDS", "NULL_SILENT", "DUPLICATE", "NO_CALCULATE",
-    "NO_MALLOC", "HALF_A_GRAPH", "BAD_NAME", "TINY", "NULL_KERNEL", "TWICE",
+    "NO_MALLOC", "HALF_A_GRAPH", "BAD_NAME", "TINY", "NULL_KERNEL", "TWICE", "WRONG",
 )  # fmt: skip
-_OWN_VARIABLES = ("INFINIOP_BACKENDS", "INFINIOP_BACKEND_PATH", "INFINIOP_FALLBACK", "INFINIOP_LOG_LEVEL")
+_OWN_VARIABLES = (
+    "INFINIOP_BACKENDS",
+    "INFINIOP_BACKEND_PATH",
+    "INFINIOP_FALLBACK",
+    "INFINIOP_LOG_LEVEL",
+    "INFINIOP_VERIFY",
+)
 
 
 def run(command: Sequence[object], env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

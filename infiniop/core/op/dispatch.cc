@@ -5,6 +5,7 @@
 
 #include "objects.hpp"
 #include "runtime/graph.hpp"
+#include "shadow.hpp"
 
 namespace infini {
 namespace {
@@ -199,6 +200,9 @@ infiniStatus_t create(const OperatorSchema &schema, infiniopHandle_t handle, Inf
     }
     prepare_run(*desc);
     if (const infiniStatus_t status = create_state(*desc, call, *kernel)) {
+        return status;
+    }
+    if (const infiniStatus_t status = shadow(*desc, call)) {
         return status;
     }
     *desc_ptr = desc.release();

@@ -13,18 +13,6 @@
 namespace infini {
 namespace {
 
-// Write as much of `ours` as the caller's struct has room for.
-template <class Struct> infiniStatus_t give(const char *op, Struct ours, Struct *theirs) {
-    const size_t size = theirs->struct_size;
-    if (size < sizeof size) {
-        return fail(INFINI_STATUS_BAD_PARAM, op, "struct_size", "the struct's size, set by the caller",
-                    std::to_string(size));
-    }
-    ours.struct_size = std::min(size, sizeof ours);
-    std::memcpy(theirs, &ours, ours.struct_size);
-    return INFINI_STATUS_SUCCESS;
-}
-
 int count_devices(const Backend &backend) {
     int count = 0;
     const bool known = backend.error.empty() && infinirtGetDeviceCount(backend.device, &count) == INFINI_STATUS_SUCCESS;

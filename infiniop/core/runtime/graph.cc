@@ -6,6 +6,7 @@
 #include <unordered_set>
 
 #include "streams.hpp"
+#include "verification.hpp"
 
 namespace infini {
 
@@ -165,7 +166,8 @@ infiniStatus_t infinirtStreamBeginCapture(infinirtStream_t stream, infinirtStrea
         if (const infiniStatus_t status = stream_device(op, stream, &device)) {
             return status;
         }
-        const bool native = device.backend->runtime.begin_capture != nullptr;
+        // Shadow mode looks at each call of a replay: the core must make them.
+        const bool native = device.backend->runtime.begin_capture != nullptr && !verification();
         const auto capture =
             std::make_shared<Capture>(Capture{stream, device, native, std::this_thread::get_id(), {}, {}});
         const std::lock_guard lock(captures().mutex);

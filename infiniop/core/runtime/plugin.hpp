@@ -1,4 +1,4 @@
-// From a plugin's tables to a row of the registry. Internal to libinfinirt.
+// From a plugin's tables to a row of the registry, and structs that carry their size.
 #pragma once
 
 #include <algorithm>
@@ -17,6 +17,18 @@ template <class Struct> Struct known_part(const Struct *theirs) {
     std::memset(&ours, 0, sizeof ours);
     std::memcpy(&ours, theirs, std::min(theirs->struct_size, sizeof ours));
     return ours;
+}
+
+// Write as much of `ours` as the caller's struct has room for.
+template <class Struct> infiniStatus_t give(const char *op, Struct ours, Struct *theirs) {
+    const size_t size = theirs->struct_size;
+    if (size < sizeof size) {
+        return fail(INFINI_STATUS_BAD_PARAM, op, "struct_size", "the struct's size, set by the caller",
+                    std::to_string(size));
+    }
+    ours.struct_size = std::min(size, sizeof ours);
+    std::memcpy(theirs, &ours, ours.struct_size);
+    return INFINI_STATUS_SUCCESS;
 }
 
 // Why the file cannot be a plugin on this machine; "": nothing speaks against it.

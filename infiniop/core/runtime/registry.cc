@@ -9,28 +9,13 @@
 #include <shared_mutex>
 
 #include "plugin.hpp"
+#include "text.hpp"
 
 namespace infini {
 namespace {
 
 constexpr std::array<const char *, INFINI_DEVICE_TYPE_COUNT> builtin_devices{
     "cpu", "nvidia", "cambricon", "ascend", "metax", "moore", "iluvatar", "kunlun", "hygon", "qy", "ali"};
-
-std::vector<std::string> split(const char *list, char separator) {
-    std::vector<std::string> parts;
-    std::string_view rest = list ? list : "";
-    while (!rest.empty()) {
-        const size_t end = std::min(rest.find(separator), rest.size());
-        std::string_view part = rest.substr(0, end);
-        rest.remove_prefix(std::min(end + 1, rest.size()));
-        part.remove_prefix(std::min(part.find_first_not_of(' '), part.size()));
-        part = part.substr(0, part.find_last_not_of(' ') + 1);
-        if (!part.empty()) {
-            parts.emplace_back(part);
-        }
-    }
-    return parts;
-}
 
 // What the environment asks for; read once.
 struct Wishes {

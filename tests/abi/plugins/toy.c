@@ -20,7 +20,8 @@ enum {
     BAD_NAME,
     TINY,
     NULL_KERNEL,
-    TWICE /* two kernels for one operator */
+    TWICE, /* two kernels for one operator */
+    WRONG  /* the last element is one too large */
 };
 #ifndef VARIANT
 #define VARIANT GOOD
@@ -118,7 +119,7 @@ static infiniStatus_t calculate(void *state, const infiniopRun *run) {
         if (input[i] == 1000.0f) {
             return fail(INFINI_STATUS_BAD_PARAM, "input", "values below 1000", "1000");
         }
-        output[i] = input[i] > 0 ? input[i] : 0;
+        output[i] = (input[i] > 0 ? input[i] : 0) + (VARIANT == WRONG && i + 1 == *(size_t *)state);
     }
     return INFINI_STATUS_SUCCESS;
 }
