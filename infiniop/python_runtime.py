@@ -11,6 +11,8 @@ from typing import Any
 from ._library import ffi, lib
 from .memory import NULL, address_of
 
+ALIGNMENT = 64  # bytes, of device memory
+
 _alive: list[Any] = []  # C keeps the addresses of tables and callbacks
 
 
@@ -40,8 +42,8 @@ class PythonRuntime:
     # ---- memory ---------------------------------------------------------------------------------------------
 
     def malloc(self, device_id: int, size: int) -> int:
-        block = ffi.new("char[]", max(size, 1))
-        address = address_of(block)
+        block = ffi.new("char[]", size + ALIGNMENT)
+        address = -(-address_of(block) // ALIGNMENT) * ALIGNMENT
         self._blocks[address] = block
         return address
 

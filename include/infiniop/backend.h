@@ -1,8 +1,8 @@
-/* The plugin ABI: what a backend gives to infiniop, and what it gets.
+/* The plugin ABI: what a backend gives to infiniop, and what it gets. docs/abi.md states its rules in full.
  *
  * A backend is one shared library that exports `infiniop_backend_init` (or one table handed to
  * infiniopRegisterBackend). It links nothing of ours. Every struct starts with its size; fields are only ever
- * appended; a field beyond the struct_size that the other side wrote is absent. Major version 0 is provisional.
+ * appended; a field beyond the struct_size that the other side wrote is absent. Unknown flags mean nothing.
  *
  * Errors: a status, and a message left through host->set_error on the same thread. No exception and no abort
  * crosses this boundary, and a failed call leaves its out-parameters untouched.
@@ -19,15 +19,15 @@
 extern "C" {
 #endif
 
-#define INFINIOP_BACKEND_ABI_MAJOR 0
-#define INFINIOP_BACKEND_ABI_MINOR 1
+#define INFINIOP_BACKEND_ABI_MAJOR 1
+#define INFINIOP_BACKEND_ABI_MINOR 0
 
 /* ---- values ------------------------------------------------------------------------------------------- */
 
 /* What went wrong. Strings may be NULL where they say nothing; the host copies them. */
 typedef struct infiniopError {
     size_t struct_size;
-    infiniStatus_t status;
+    infiniStatus_t status; /* the one that the function returns */
     const char *op;       /* operator, as in its file: "paged_caching" */
     const char *argument; /* "slot_mapping" */
     const char *expected; /* "values below 1024" */
@@ -35,7 +35,7 @@ typedef struct infiniopError {
     const char *message;  /* the whole sentence; NULL: the host composes it from the fields above */
 } infiniopError;
 
-/* One attribute. Integers, bool, char and enums travel in i; float and double in f; host arrays in p. */
+/* One attribute; 8 bytes for ever. Integers, bool, char and enums travel in i; float and double in f; host arrays in p. */
 typedef union infiniopValue {
     int64_t i;
     double f;
@@ -67,10 +67,10 @@ typedef struct infiniopCall {
 /* What calculate gets. */
 typedef struct infiniopRun {
     size_t struct_size;
-    void *workspace; /* at least as large as create asked for */
+    void *workspace; /* at least as large as create asked for, at a multiple of 16 bytes; its contents are rubbish */
     size_t workspace_size;
-    void *const *data;          /* schema order; NULL: absent, or a tensor without elements */
-    const infiniopValue *attrs; /* schema order; those given at create are filled in too */
+    void *const *data;          /* schema order; NULL: absent, or a tensor without elements; aligned to an element */
+    const infiniopValue *attrs; /* schema order; those given at create are filled in too; arrays live until the return */
     infinirtStream_t stream;    /* NULL: the device's default stream */
 } infiniopRun;
 
@@ -90,7 +90,7 @@ typedef struct infiniopHost {
     uint32_t abi_minor;
     void (*set_error)(const infiniopError *error);         /* for the calling thread */
     void (*log)(infiniopLogLevel level, const char *text); /* to stderr, from INFINIOP_LOG_LEVEL upwards */
-    void *(*alloc)(size_t size, size_t alignment);         /* host memory; NULL when there is none */
+    void *(*alloc)(size_t size, size_t alignment);         /* host memory; alignment: a power of two; NULL: none left */
     void (*free)(void *ptr);                               /* what alloc gave */
 } infiniopHost;
 
@@ -100,7 +100,8 @@ typedef struct infiniopKernel {
     size_t struct_size;
     const char *op;          /* the operator's name */
     uint32_t schema_version; /* of the operator, as registry.yaml locks it */
-    /* (optional) SUCCESS: this call can be served; default: every valid call can. Must agree with create. */
+    /* (optional) SUCCESS: this call can be served; default: every valid call can. Must agree with create, change
+     * nothing and keep nothing: it may be asked any number of times without a create. */
     infiniStatus_t (*supports)(void *ctx, const infiniopCall *call);
     /* Prepare: the state is this kernel's own (NULL is fine), the workspace is in bytes. */
     infiniStatus_t (*create)(void *ctx, const infiniopCall *call, void **state /* out */, size_t *workspace /* out */);
@@ -110,7 +111,8 @@ typedef struct infiniopKernel {
 } infiniopKernel;
 
 /* Memory, streams and events of a device: what infinirt calls, on the device that `device_id` names. One backend
- * per device brings it; a second backend for the same device leaves it out. */
+ * per device brings it; a second backend for the same device leaves it out. Work on one stream is done in order;
+ * a NULL stream is the device's default one everywhere. An event that was never recorded counts as passed. */
 typedef struct infinirtRuntime {
     size_t struct_size;
     infiniStatus_t (*device_count)(int *count /* out */);
@@ -119,7 +121,7 @@ typedef struct infinirtRuntime {
     infiniStatus_t (*mem_info)(int device_id, size_t *free_bytes /* out */, size_t *total_bytes /* out */); /* (optional) */
     infiniStatus_t (*snapshot)(int device_id, infinirtDeviceResourceSnapshot_t *snapshot /* out */);        /* (optional) default: from mem_info */
 
-    infiniStatus_t (*malloc)(int device_id, void **ptr /* out */, size_t size);
+    infiniStatus_t (*malloc)(int device_id, void **ptr /* out */, size_t size); /* at a multiple of 64 bytes; pointer + offset is valid */
     infiniStatus_t (*free)(int device_id, void *ptr);
     infiniStatus_t (*malloc_host)(int device_id, void **ptr /* out */, size_t size); /* (optional) default: plain host memory */
     infiniStatus_t (*free_host)(int device_id, void *ptr);                           /* (optional) goes with malloc_host */
@@ -169,7 +171,7 @@ typedef struct infinicclCollectives {
     infiniStatus_t (*reduce_scatter_v)(void *send, void *recv, const size_t *send_counts, int nranks, infiniDtype_t dtype, infinicclReduceOp_t op, void *comm, infinirtStream_t stream);
 } infinicclCollectives;
 
-/* Flags of a backend. */
+/* Flags of a backend. A host ignores those that it does not know. */
 #define INFINIOP_BACKEND_EXPLICIT_ONLY 1u /* never chosen unless it is named */
 
 typedef struct infiniopBackend {
@@ -187,12 +189,12 @@ typedef struct infiniopBackend {
     const infiniopKernel *const *kernels;
 } infiniopBackend;
 
-/* Exported by a plugin under this name. The tables must live for the rest of the process. NULL: the plugin cannot
- * run here, and host->set_error has said why. */
+/* Exported by a plugin under this name. The tables must live for the rest of the process; who calls again gets the
+ * same ones. NULL: the plugin cannot run here, and host->set_error has said why. */
 typedef const infiniopBackend *(*infiniopBackendInit_t)(const infiniopHost *host);
 #define INFINIOP_BACKEND_INIT_SYMBOL "infiniop_backend_init"
 
-/* ---- frozen: the last member of each struct, as of this version ---------------------------------------- */
+/* ---- frozen: the last member of each struct, as of version 1.0 ---------------------------------------- */
 
 #ifdef __cplusplus
 #define INFINIOP_FROZEN(type, member, offset) static_assert(offsetof(type, member) == (offset), #type " is append-only")

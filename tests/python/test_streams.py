@@ -104,7 +104,7 @@ def test_runtime_queries() -> None:
     assert 0 < free <= total
     shot = runtime.snapshot()
     assert shot.total_bytes == total or shot.total_bytes is None or shot.total_bytes > 0
-    assert runtime.plugin_abi()[0] == 0 and runtime.version()
+    assert runtime.plugin_abi()[0] == 1 and runtime.version()
 
 
 def test_a_stream_lives_as_long_as_memory_in_its_order() -> None:

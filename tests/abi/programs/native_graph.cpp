@@ -241,8 +241,8 @@ int main() {
     relu.calculate = Kernel::calculate;
     relu.destroy = Kernel::destroy;
     const infiniopKernel *const kernels[] = {&relu};
-    const infiniopBackend backend{sizeof backend,    0, 1,      "grapher", "graphdev", "1", 0, 0, &runtime,
-                                  &collective_table, 1, kernels};
+    const infiniopBackend backend{sizeof backend, INFINIOP_BACKEND_ABI_MAJOR, 0, "grapher", "graphdev", "1", 0, 0,
+                                  &runtime,       &collective_table,          1, kernels};
     no_collectives_on_the_cpu();
     OK(infiniopRegisterBackend(&backend));
     infiniDevice_t device;

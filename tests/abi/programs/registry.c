@@ -28,8 +28,8 @@ static infiniopBackendInfo row(const char *name) {
 }
 
 static void ill_plugins(void) {
-    FAILS(BAD_PARAM, "plugin ABI 7.1, this library speaks 0.1", load("wrong_major"));
-    CHECK(strstr(row("toy_wrong_major").error, "7.1"));
+    FAILS(BAD_PARAM, "plugin ABI 7.0, this library speaks 1.0", load("wrong_major"));
+    CHECK(strstr(row("toy_wrong_major").error, "7.0"));
     FAILS(BAD_PARAM, "infiniop_backend_init", load("no_symbol"));
     FAILS(DEVICE_NOT_FOUND, "expected a toy card in the box", load("null_with_words"));
     CHECK(strstr(row("toy_null_with_words").error, "toy card"));
@@ -176,7 +176,9 @@ static void devices_apart(void) {
 }
 
 static void tables_of_this_process(void) {
-    infiniopBackend table = {sizeof table, 0, 1, "here", "cpu", NULL, 0, 0, NULL, NULL, 0, NULL}, copy;
+    infiniopBackend table = {sizeof table, INFINIOP_BACKEND_ABI_MAJOR, 0, "here", "cpu", NULL, 0, 0, NULL, NULL, 0,
+                             NULL};
+    infiniopBackend copy;
     infiniopBackendInfo info = {sizeof info, NULL, NULL, INFINI_DEVICE_CPU, NULL, NULL, 0, 0, 0, 0, NULL, 0, NULL};
     FAILS(NULL_POINTER, "backend", infiniopRegisterBackend(NULL));
     copy = table;

@@ -19,7 +19,7 @@ void register_and_list(int t) {
         // Names and tables live for the rest of the process.
         const auto *name = new std::string("extra-" + std::to_string(t) + "-" + std::to_string(i));
         const auto *table = new infiniopBackend{sizeof(infiniopBackend),
-                                                0,
+                                                INFINIOP_BACKEND_ABI_MAJOR,
                                                 1,
                                                 name->c_str(),
                                                 i % 2 ? "cpu" : name->c_str(),

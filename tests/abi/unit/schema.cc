@@ -409,7 +409,8 @@ int main() {
     };
     static const infiniopKernel unit = kernel("unit", 3), batch = kernel("unit_batch", 1);
     static const infiniopKernel *const kernels[] = {&unit, &batch};
-    static const infiniopBackend backend{sizeof backend, 0, 1, "unit", "cpu", "1", 0, 0, nullptr, nullptr, 2, kernels};
+    static const infiniopBackend backend{
+        sizeof backend, INFINIOP_BACKEND_ABI_MAJOR, 0, "unit", "cpu", "1", 0, 0, nullptr, nullptr, 2, kernels};
     OK(infiniopRegisterBackend(&backend));
     OK(infiniopCreateHandle(&handle));
     shapes();
