@@ -47,6 +47,7 @@ def axis_samples(rng, dtypes: Sequence[DType], output: str, input: str, attr: st
             yield sample(f"broadcast-axis{axis}", dtype, (4, 7, 33), axis, None, (0, 33, 1))
             yield sample(f"in-place-axis{axis}", dtype, (4, 7, 33), axis, in_place=True)
             yield sample(f"in-place-strided-axis{axis}", dtype, (4, 7, 33), axis, None, (280, 40, 1), in_place=True)
+        yield sample("2x300x17-axis1", dtype, (2, 300, 17), 1)
         yield sample("reversed", dtype, (6, 33), 1, reversed_rows((6, 33)), (33, -1))
         yield sample("one-value", dtype, (6, 33), 1, None, (1, 0))
         yield sample("large-values", dtype, (6, 100), 1, scale=1e4)

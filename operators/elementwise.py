@@ -56,6 +56,7 @@ def layouts(inputs: int) -> Iterator[tuple[str, tuple[int, ...], list[Sequence[i
     yield case("6x7x5-gaps-inside", (6, 7, 5), (140, 20, 3), (77, 11, 2), padded((6, 7, 5)))
     yield case("2x1x3x1x5", (2, 1, 3, 1, 5), (15, 99, 5, 7, 1), (15, 0, 5, -3, 1))
     yield case("3x3x13x9x17", (3, 3, 13, 9, 17), None, None)
+    yield case("2x3x2x3x5-gaps", (2, 3, 2, 3, 5), (700, 200, 90, 8, 1), (300, 70, 33, 7, 1), (1, 2, 6, 12, 40))
     yield case("2x3x4x5x2x3", (2, 3, 4, 5, 2, 3), column_major((2, 3, 4, 5, 2, 3)), None)
     yield case("16x1409-rows", (16, 1409), (3328, 1), (3328, 1), (3328, 1))
 

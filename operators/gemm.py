@@ -83,7 +83,10 @@ def _dtype_samples(rng: np.random.Generator, dtype: DType) -> Iterator[Sample]:
     yield sample(4, 0, 3, name="no-terms", beta=2.0)
     yield sample(4, 0, 3, name="no-terms-beta-0")
     yield sample(4, 3, 0, name="no-columns")
+    for n in (25, 49):  # one column more than one vector, in a product of many rows
+        yield sample(40, 300, n)
     yield sample(6, 512, 48, integers=True, name="integers", beta=1.0)
+    yield sample(40, 8300, 41, integers=True, name="integers-long", beta=1.0)
     yield from _batches(rng, dtype)
     broadcast = sample(5, 19, 13, name="row-for-all-rows")
     row = layout((5, 19), (0, 1), dtype)

@@ -22,6 +22,9 @@ for isa in portable v3 v4 v4bf16; do
     fi
 done
 
+step "the kit against the CPU kernels with one planted fault at a time"
+$python tests/conformance/mutate.py
+
 need() { # a command and the Debian package that has it
     if ! command -v "$1" >/dev/null && [ "$(id -u)" = 0 ]; then apt-get install -y -q "$2" >/dev/null; fi
     command -v "$1" >/dev/null || { echo "$1 is missing (apt-get install $2): skipped"; return 1; }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ BLOCK = 16
 
 @dataclass(frozen=True)
 class Case:
-    """`run` calls us, `peer(torch)` returns the same computation as a torch callable."""
+    """`run` calls one of `infiniop.ops`, `peer(torch)` returns the same computation as a torch callable."""
 
-    run: Callable[[], object]
+    run: partial[object]
     peer: Callable[[Any], Callable[[], object]]
     bytes: int
     flops: int = 0
@@ -76,7 +77,7 @@ def _elementwise(name: str, inputs: int, peer: str, width: str = "intermediate")
             *tensors, result = _torch(torch, *arguments, out)
             return lambda: function(*tensors, out=result)
 
-        return Case(lambda: call(*arguments, out=out), torch_call, _bytes(*arguments, out))
+        return Case(partial(call, *arguments, out=out), torch_call, _bytes(*arguments, out))
 
 
 _elementwise("add", 2, "torch.add", "hidden")
@@ -99,7 +100,7 @@ def _silu_and_mul(model: Model, phase: Phase, dtype: DType) -> Case:
         n, silu = model.intermediate, torch._C._nn.silu
         return lambda: torch.mul(silu(t[:, :n], out=result), t[:, n:], out=result)
 
-    return Case(lambda: ops.silu_and_mul(x, out=out), peer, _bytes(x, out))
+    return Case(partial(ops.silu_and_mul, x, out=out), peer, _bytes(x, out))
 
 
 @case("rms_norm")
@@ -111,7 +112,7 @@ def _rms_norm(model: Model, phase: Phase, dtype: DType) -> Case:
         tx, tw = _torch(torch, x, w)
         return lambda: torch.nn.functional.rms_norm(tx, (model.hidden,), tw, 1e-6)
 
-    return Case(lambda: ops.rms_norm(x, w, epsilon=1e-6, out=out), peer, _bytes(x, w, out))
+    return Case(partial(ops.rms_norm, x, w, epsilon=1e-6, out=out), peer, _bytes(x, w, out))
 
 
 @case("add_rms_norm")
@@ -129,7 +130,7 @@ def _add_rms_norm(model: Model, phase: Phase, dtype: DType) -> Case:
 
         return call
 
-    return Case(lambda: ops.add_rms_norm(a, b, w, epsilon=1e-6, out=out), peer, _bytes(a, b, w, *out))
+    return Case(partial(ops.add_rms_norm, a, b, w, epsilon=1e-6, out=out), peer, _bytes(a, b, w, *out))
 
 
 @case("layer_norm")
@@ -147,7 +148,7 @@ def _layer_norm(model: Model, phase: Phase, dtype: DType) -> Case:
 
         return call
 
-    return Case(lambda: ops.layer_norm(x, w, b, eps=1e-5, out=out), peer, _bytes(x, w, b, *out))
+    return Case(partial(ops.layer_norm, x, w, b, eps=1e-5, out=out), peer, _bytes(x, w, b, *out))
 
 
 @case("rope")
@@ -166,7 +167,7 @@ def _rope(model: Model, phase: Phase, dtype: DType) -> Case:
 
         return call
 
-    return Case(lambda: ops.rope(x, positions, sin, cos, algo=1, out=out), peer, _bytes(x, out))
+    return Case(partial(ops.rope, x, positions, sin, cos, algo=1, out=out), peer, _bytes(x, out))
 
 
 def _softmax(name: str, peer_call: str, shape_of: Callable[[Model, Phase], tuple[int, ...]], **attrs: int) -> None:
@@ -184,7 +185,7 @@ def _softmax(name: str, peer_call: str, shape_of: Callable[[Model, Phase], tuple
                 mask = torch.ones(s, n).tril(n - s).logical_not()
             return eval(f"lambda: {peer_call}", {"torch": torch, "t": t, "mask": mask, "out": result})
 
-        return Case(lambda: call(x, out=out, **attrs), peer, _bytes(x, out))
+        return Case(partial(call, x, out=out, **attrs), peer, _bytes(x, out))
 
 
 _softmax("softmax", "torch.softmax(t, -1, out=out)", lambda m, p: (p.tokens, 8 * 1024), axis=-1)
@@ -202,7 +203,7 @@ def _gemm(model: Model, phase: Phase, dtype: DType) -> Case:
         ta, tb, result = _torch(torch, a, b, out)
         return lambda: torch.mm(ta, tb, out=result)
 
-    return Case(lambda: ops.gemm(a, b, out=out), peer, _bytes(a, b, out), 2 * phase.tokens * model.hidden**2)
+    return Case(partial(ops.gemm, a, b, out=out), peer, _bytes(a, b, out), 2 * phase.tokens * model.hidden**2)
 
 
 @case("linear")
@@ -215,7 +216,7 @@ def _linear(model: Model, phase: Phase, dtype: DType) -> Case:
         return lambda: torch.nn.functional.linear(tx, tw)
 
     flops = 2 * phase.tokens * model.hidden * model.intermediate
-    return Case(lambda: ops.linear(x, w, out=out), peer, _bytes(x, w, out), flops)
+    return Case(partial(ops.linear, x, w, out=out), peer, _bytes(x, w, out), flops)
 
 
 @case("embedding")
@@ -228,7 +229,7 @@ def _embedding(model: Model, phase: Phase, dtype: DType) -> Case:
         ti, tw, result = _torch(torch, ids, weight, out)
         return lambda: torch.index_select(tw, 0, ti, out=result)
 
-    return Case(lambda: ops.embedding(ids, weight, out=out), peer, 2 * _bytes(out))
+    return Case(partial(ops.embedding, ids, weight, out=out), peer, 2 * _bytes(out))
 
 
 @case("rearrange")
@@ -240,7 +241,7 @@ def _rearrange(model: Model, phase: Phase, dtype: DType) -> Case:
         t, result = _torch(torch, x, out)
         return lambda: result.copy_(t.permute(1, 0, 2))
 
-    return Case(lambda: ops.rearrange(view, out=out), peer, _bytes(x, out))
+    return Case(partial(ops.rearrange, view, out=out), peer, _bytes(x, out))
 
 
 @case("select_last_token_hidden")
@@ -253,7 +254,7 @@ def _select_last(model: Model, phase: Phase, dtype: DType) -> Case:
         th, to = _torch(torch, hidden, offsets)
         return lambda: th[:, (to[1:] - 1).long()]
 
-    return Case(lambda: ops.select_last_token_hidden(hidden, offsets, out=out), peer, 2 * _bytes(out))
+    return Case(partial(ops.select_last_token_hidden, hidden, offsets, out=out), peer, 2 * _bytes(out))
 
 
 @case("topk")
@@ -265,7 +266,7 @@ def _topk(model: Model, phase: Phase, dtype: DType) -> Case:
         t, *result = _torch(torch, x, values, indices)
         return lambda: torch.topk(t, 50, out=result)
 
-    return Case(lambda: ops.topk(x, k=50, dim=1, out=(values, indices)), peer, _bytes(x))
+    return Case(partial(ops.topk, x, k=50, dim=1, out=(values, indices)), peer, _bytes(x))
 
 
 @case("random_sample")
@@ -274,8 +275,7 @@ def _random_sample(model: Model, phase: Phase, dtype: DType) -> Case | None:
         return None
     probs = _random((model.vocab,), dtype)
 
-    def run() -> object:
-        return ops.random_sample(probs, random_val=0.5, topp=0.9, topk=50, temperature=0.8)
+    run = partial(ops.random_sample, probs, random_val=0.5, topp=0.9, topk=50, temperature=0.8)
 
     return Case(run, lambda torch: _sorted_sampling(torch, probs), _bytes(probs))
 
@@ -286,8 +286,7 @@ def _random_sample_batch(model: Model, phase: Phase, dtype: DType) -> Case:
     probs = _random((rows, model.vocab), dtype)
     draws = {"random_val": [0.5] * rows, "topp": [0.9] * rows, "topk": [50] * rows, "temperature": [0.8] * rows}
 
-    def run() -> object:
-        return ops.random_sample_batch(probs, **draws, batch_size=rows)
+    run = partial(ops.random_sample_batch, probs, **draws, batch_size=rows)
 
     return Case(run, lambda torch: _sorted_sampling(torch, probs), _bytes(probs))
 
@@ -300,7 +299,7 @@ def _sample(model: Model, phase: Phase, dtype: DType) -> Case:
         np.full(rows, v, t) for v, t in ((0.8, "f4"), (50, "i4"), (0.9, "f4"), (0.0, "f4"), (1, "i8"), (7, "i8"))
     ]
     parameters = [infiniop.from_numpy(p) for p in per_row]
-    return Case(lambda: ops.sample(logits, *parameters), lambda torch: _sorted_sampling(torch, logits), _bytes(logits))
+    return Case(partial(ops.sample, logits, *parameters), lambda torch: _sorted_sampling(torch, logits), _bytes(logits))
 
 
 def _sorted_sampling(torch: Any, logits: infiniop.Tensor) -> Callable[[], object]:
@@ -335,8 +334,7 @@ def _attention(model: Model, phase: Phase, dtype: DType) -> Case:
 
         return call
 
-    def run() -> object:
-        return ops.attention(q, k, v, k_cache, v_cache, pos=past, out=out)
+    run = partial(ops.attention, q, k, v, k_cache, v_cache, pos=past, out=out)
 
     pairs = n * past + n * (n + 1) // 2
     return Case(run, peer, _bytes(q, k_cache, v_cache, out), 4 * pairs * model.heads * d)
@@ -353,7 +351,7 @@ def _linear_pack(model: Model, phase: Phase, dtype: DType) -> Case | None:
         (t,) = _torch(torch, weight)
         return lambda: t.t().contiguous()
 
-    return Case(lambda: ops.linear_pack(weight, out=packed), peer, _bytes(weight, packed))
+    return Case(partial(ops.linear_pack, weight, out=packed), peer, _bytes(weight, packed))
 
 
 def _cache(model: Model, context: int, dtype: DType, sequences: int) -> tuple[infiniop.Tensor, ...]:
@@ -386,7 +384,7 @@ def _paged_caching(model: Model, phase: Phase, dtype: DType) -> Case:
 
         return call
 
-    return Case(lambda: ops.paged_caching(k_cache, v_cache, k, v, mapping), peer, 2 * _bytes(k, v))
+    return Case(partial(ops.paged_caching, k_cache, v_cache, k, v, mapping), peer, 2 * _bytes(k, v))
 
 
 @case("kv_caching")
@@ -404,7 +402,7 @@ def _kv_caching(model: Model, phase: Phase, dtype: DType) -> Case:
 
         return call
 
-    return Case(lambda: ops.kv_caching(k_cache, v_cache, k, v, past), peer, 2 * _bytes(k, v))
+    return Case(partial(ops.kv_caching, k_cache, v_cache, k, v, past), peer, 2 * _bytes(k, v))
 
 
 @case("paged_attention")
@@ -421,8 +419,7 @@ def _paged_attention(model: Model, phase: Phase, dtype: DType) -> Case | None:
         attend = torch.nn.functional.scaled_dot_product_attention
         return lambda: attend(tq[:, :, None], tk, tv, scale=scale, enable_gqa=True)
 
-    def run() -> object:
-        return ops.paged_attention(q, k_cache, v_cache, table, lengths, scale=scale, out=out)
+    run = partial(ops.paged_attention, q, k_cache, v_cache, table, lengths, scale=scale, out=out)
 
     return Case(run, peer, _bytes(q, out, k_cache, v_cache))
 
@@ -442,8 +439,7 @@ def _paged_attention_prefill(model: Model, phase: Phase, dtype: DType) -> Case |
         attend = torch.nn.functional.scaled_dot_product_attention
         return lambda: attend(tq.transpose(0, 1)[None], tk, tv, is_causal=True, scale=scale, enable_gqa=True)
 
-    def run() -> object:
-        return ops.paged_attention_prefill(q, k_cache, v_cache, table, lengths, offsets, scale=scale, out=out)
+    run = partial(ops.paged_attention_prefill, q, k_cache, v_cache, table, lengths, offsets, scale=scale, out=out)
 
     return Case(run, peer, _bytes(q, out, k_cache, v_cache), 2 * n * n * model.heads * model.head_dim)
 
@@ -460,8 +456,7 @@ def _flash_attention(model: Model, phase: Phase, dtype: DType) -> Case:
         attend = torch.nn.functional.scaled_dot_product_attention
         return lambda: attend(tq, tk, tv, is_causal=n > 1, scale=scale, enable_gqa=True)
 
-    def run() -> object:
-        return ops.flash_attention(q, k, v, lengths, scale=scale, is_causal=1, out=out)
+    run = partial(ops.flash_attention, q, k, v, lengths, scale=scale, is_causal=1, out=out)
 
     pairs = n * t - n * (n - 1) // 2
     return Case(run, peer, _bytes(q, k, v, out), 4 * pairs * model.heads * model.head_dim)

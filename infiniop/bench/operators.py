@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from infiniop.schema import DType, dtype
@@ -65,7 +65,7 @@ def _points(ops: Sequence[str] | None, dtypes: Sequence[str]) -> Iterable[tuple]
 def _row(
     name: str, model: str, phase: str, kind: DType, case: Case, machine: limits.Limits, torch, seconds: float
 ) -> Row:
-    candidates = {"ours": case.run}
+    candidates: dict[str, Callable[[], object]] = {"ours": case.run}
     if torch is not None:
         candidates["torch"] = case.peer(torch)
     with torch.inference_mode() if torch is not None else contextlib.nullcontext():

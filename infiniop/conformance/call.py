@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -68,15 +69,28 @@ class Descriptor:
         self, memory: Placed, attrs: Mapping[str, Any], null: frozenset[str] = NOBODY, stream: Any = NULL
     ) -> None:
         """Enqueue the call; nothing waits for it."""
+        call = self.prepared(memory, attrs, null, stream)
+        with current(self.subject.device):
+            call()
+
+    def prepared(
+        self, memory: Placed, attrs: Mapping[str, Any], null: frozenset[str] = NOBODY, stream: Any = NULL
+    ) -> Callable[[], None]:
+        """The call with all arguments made, on the calling thread's current device."""
         pointers = [memory.address(t.name) for t in self.operator.tensors]
         for i, tensor in enumerate(self.operator.tensors):
             if pointers[i] is None or tensor.name in null:
                 pointers[i] = NULL
         scratch = memory.scratch() if self.operator.workspace else ()
         values = self.operation.run_values(attr_values(self.operator, attrs))
-        with current(self.subject.device):
-            status = self.operation.function(self._descriptor, *scratch, *pointers, *values, stream)
-        self._check(status, "run")
+        call = partial(self.operation.function, self._descriptor, *scratch, *pointers, *values, stream)
+
+        def checked() -> None:
+            status = call()
+            if status:
+                self._check(status, "run")
+
+        return checked
 
     def destroy(self) -> None:
         descriptor, self._descriptor = self._descriptor, NULL

@@ -26,6 +26,8 @@ class Options:
 
     seed: int = 1
     draws: int = 100
+    large: bool = False
+    """Also cases that take GiB of memory."""
 
 
 class Found(Exception):

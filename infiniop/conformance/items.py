@@ -12,6 +12,7 @@ from infiniop.schema import Operator
 from . import watch
 from .call import Declined
 from .cases import Case, Found
+from .modes import measurements
 from .session import Session
 
 
@@ -32,7 +33,11 @@ class OperatorNode(pytest.Collector):
         self.operator = operator
 
     def collect(self) -> Iterator[pytest.Item]:
-        for case in self.config.stash[SESSION].cases(self.operator):
+        session = self.config.stash[SESSION]
+        if session.mode is not None:
+            yield from measurements(self, session.mode, session, self.operator)
+            return
+        for case in session.cases(self.operator):
             yield CaseItem.from_parent(self, name=case.name, case=case)
 
 

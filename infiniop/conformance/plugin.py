@@ -12,6 +12,7 @@ from . import watch
 from .cases import Options
 from .entry import PACKAGE
 from .items import GROUP, REPRO, SESSION, CaseItem, Kit
+from .modes import Table
 from .report import FORMATS, Matrix
 from .session import Session, Unusable
 
@@ -31,6 +32,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption("--seed", type=int, default=Options().seed, metavar="N", help="of values and drawn cases")
     group.addoption("--draws", type=int, default=Options().draws, metavar="N", help="drawn calls per operator")
+    group.addoption("--large", action="store_true", help="also cases of more than 2^31 elements, up to 16 GiB each")
+    mode = {"action": "store_const", "dest": "infiniop_mode"}
+    group.addoption("--perf", const="perf", **mode, help="measure times instead: at decode and prefill shapes")
+    group.addoption("--support", const="support", **mode, help="list what the backend takes instead: no numerics")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,14 +47,17 @@ def pytest_configure(config: pytest.Config) -> None:
             raise pytest.UsageError(f"--report {path}: expected a file in a folder that exists, ending in .md or .json")
     try:
         session = Session.of(
-            options.backend, options.op, options.case, options.xfails, Options(options.seed, options.draws),
-            [name for name in options.plugins if not name.startswith("no:")],
+            options.backend, options.op, options.case, options.xfails,
+            Options(options.seed, options.draws, options.large),
+            [name for name in options.plugins if not name.startswith("no:")], options.infiniop_mode,
         )  # fmt: skip
     except Unusable as error:
         raise pytest.UsageError(str(error)) from None
     config.stash[SESSION] = session
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(Matrix(session.tested, session.options)))
+        config.pluginmanager.register(
+            Table(session.mode) if session.mode else Recorder(Matrix(session.tested, session.options))
+        )
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

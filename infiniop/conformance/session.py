@@ -32,17 +32,19 @@ class Session:
     options: Options
     loaded: Sequence[str] = ()
     """Plugins that pytest was told to load: what brings a backend that is not installed."""
+    mode: str | None = None
+    """What to do instead of checking: "perf" or "support"."""
 
     @classmethod
     def of(
         cls, backend: str, ops: Sequence[str], patterns: Sequence[str], xfails_path: Path | None, options: Options,
-        loaded: Sequence[str] = (),
+        loaded: Sequence[str] = (), mode: str | None = None,
     ) -> Session:  # fmt: skip
         """Raises `Unusable`."""
         try:
             tested = subject(backend)
             entries = [] if xfails_path is None else xfails.read(xfails_path)
-            session = cls(tested, _chosen(tested, ops), patterns, entries, options, loaded)
+            session = cls(tested, _chosen(tested, ops), patterns, entries, options, loaded, mode)
             session._require_meaning(whole=not ops)
         except (UnknownBackend, xfails.BadFile) as error:
             raise Unusable(str(error)) from None

@@ -86,7 +86,7 @@ def _search(operator: Operator, tested: Subject, options: Options) -> list[str]:
 
     try:
         once()
-    except _Wrong:
+    except (_Wrong, hypothesis.errors.Flaky):  # what fails only sometimes fails
         recipe, wrong = failures[-1]
         raise Found(f"{KIND} {recipe}", wrong) from None
     if not counts["run"]:
