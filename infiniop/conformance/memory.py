@@ -133,6 +133,8 @@ class Placed:
                         check(lib.infinirtMemset(self._pointers[key], 0, image.nbytes))
             if upload:
                 self.send(NULL)
+                with current(device):  # other streams owe the default stream nothing
+                    check(lib.infinirtStreamSynchronize(NULL))
         except BaseException:
             self.free()
             raise
