@@ -63,6 +63,9 @@ def _dtype_samples(rng, dtype: DType) -> Iterator[Sample]:
         arguments = _arguments(rng, dtype, shape, x_strides=strides)
         yield Sample(f"{dtype.name}-in-place-rank-{len(shape)}", {**arguments, "y": arguments["x"]})
     yield Sample(f"{dtype.name}-large-values", _arguments(rng, dtype, (7, 100), scale=1e4))
+    negative = _arguments(rng, dtype, (7, 33))
+    negative["x"][...] -= 3000
+    yield Sample(f"{dtype.name}-far-below-0", negative)
     for name, junk in (("nan", np.nan), ("inf", np.inf), ("minus-inf", -np.inf)):
         masked = _arguments(rng, dtype, (2, 6, 20))
         masked["x"][..., np.triu(np.ones((6, 20), bool), 15)] = junk

@@ -166,6 +166,9 @@ def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
     for dtype, bad in ((I32, 10), (I32, -1), (I8, 127), (I64, -(2**63)), (I64, 2**40), (U64, 2**64 - 1)):
         positions = np.array([0, 1, bad, 2, 3, 4], dtype.numpy)
         yield error(f"position-{bad}-{dtype.name}", Status.BAD_PARAM, "pos_ids", at="run", pos_ids=positions)
+    last = np.zeros((3, 6), np.int32)
+    last[2, 5] = 10
+    yield error("position-of-the-last-batch", Status.BAD_PARAM, "pos_ids", at="run", pos_ids=last, **batched)
 
 
 rope = Operator(

@@ -56,6 +56,7 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
         grid = np.concatenate(np.meshgrid(values, values, indexing="ij"), axis=-1)
         nan = {"output": empty((len(values), len(values)), dtype), "input": grid}
         yield Sample(f"{dtype.name}-special", nan, tags=frozenset({"nan"}))
+    yield Sample("F32-3x4100", _arguments(rng, F32, (3, 4100)))
     yield Sample("F32-16x8192", _arguments(rng, F32, (16, 8192)), tags=frozenset({"large"}))
 
 
