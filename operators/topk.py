@@ -105,6 +105,9 @@ def samples(rng: np.random.Generator) -> Iterator[Sample]:
             values = np.concatenate([special(dtype), special(dtype)])[rng.permutation(2 * len(special(dtype)))]
             mixed = _sample(rng, f"special-{largest}", dtype, values.shape, 20, 0, largest)
             yield Sample(mixed.name, {**mixed.tensors, "input": values}, mixed.attrs, frozenset({"nan"}))
+            late = _sample(rng, f"late-nan-{largest}", dtype, (2, 1000), 3, 1, largest)
+            late.array("input")[:, 900] = np.nan
+            yield Sample(late.name, late.tensors, late.attrs, frozenset({"nan"}))
 
 
 def error_samples(rng: np.random.Generator) -> Iterator[ErrorSample]:
