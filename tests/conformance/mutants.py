@@ -156,7 +156,7 @@ MUTANTS = (
            "limit = std::max(0.0, cut.mass_above + double(k"),
     Mutant("random_sample", "kernels/random_sample.cc", "double(k - cut.count_above) * cut.weight",
            "double(cut.count) * cut.weight"),
-    Mutant("random_sample", "kernels/random_sample.cc", "if (!(p.topp >= 0)) {", "if (p.topp < 0) {"),
+    Mutant("random_sample_batch", "kernels/random_sample.cc", "if (!(p.topp >= 0)) {", "if (p.topp < 0) {"),
     Mutant("random_sample", "kernels/random_sample.cc", "static_cast<uint16_t *>(result)[index] = uint16_t(value);",
            "static_cast<uint8_t *>(result)[2 * index] = uint8_t(value);"),
     Mutant("random_sample_batch", "kernels/random_sample.cc", "result_stride * ptrdiff_t(element_size(result_dtype));",
