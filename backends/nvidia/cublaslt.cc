@@ -235,7 +235,7 @@ bool Cublas::choose(const MatrixProduct &product, int device_id) {
     };
     aligned_ = choice(access_bytes);
     unaligned_ = choice(uint32_t(element_size(product.dtype)));
-    return aligned_ && unaligned_;
+    return aligned_ != nullptr;
 }
 
 Cublas::~Cublas() {
@@ -251,13 +251,22 @@ Cublas::~Cublas() {
 
 size_t Cublas::workspace() const { return std::max(aligned_->found.workspace, unaligned_->found.workspace); }
 
+namespace {
+bool all_aligned(const void *c, const void *a, const void *b, const void *bias) {
+    return aligned(c) && aligned(a) && aligned(b) && aligned(bias);
+}
+} // namespace
+
+bool Cublas::takes(const void *c, const void *a, const void *b, const void *bias) const {
+    return unaligned_ || all_aligned(c, a, b, bias);
+}
+
 Status Cublas::run(void *c, const void *a, const void *b, const void *bias, float alpha, float beta, void *workspace,
                    infinirtStream_t stream) {
     if (swapped_) {
         std::swap(a, b);
     }
-    const bool whole = aligned(c) && aligned(a) && aligned(b) && aligned(bias);
-    const Heuristic &found = (whole ? aligned_ : unaligned_)->found;
+    const Heuristic &found = (all_aligned(c, a, b, bias) ? aligned_ : unaligned_)->found;
     const auto multiply = [&] {
         return library().matmul(handle_, product_, &alpha, a, a_, b, b_, &beta, c, c_, c, c_, &found.algorithm,
                                 workspace, found.workspace, static_cast<cudaStream_t>(stream));

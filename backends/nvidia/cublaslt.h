@@ -35,6 +35,8 @@ public:
     Cublas &operator=(const Cublas &) = delete;
 
     size_t workspace() const;
+    // Whether there is an algorithm for memory aligned like this.
+    bool takes(const void *c, const void *a, const void *b, const void *bias) const;
     Status run(void *c, const void *a, const void *b, const void *bias, float alpha, float beta, void *workspace,
                infinirtStream_t stream);
 
@@ -45,7 +47,7 @@ private:
 
     void *handle_ = nullptr, *product_ = nullptr, *a_ = nullptr, *b_ = nullptr, *c_ = nullptr;
     bool swapped_ = false, bias_ = false;
-    std::unique_ptr<Choice> aligned_, unaligned_; // for pointers to 16 bytes, and to elements
+    std::unique_ptr<Choice> aligned_, unaligned_; // for pointers to 16 bytes; (optional) to elements
     std::mutex bias_pointer_;                     // which lies in product_
 };
 

@@ -98,14 +98,46 @@ void keep_freed_memory(int device_id) {
     }
 }
 
+// Memory's own business while a stream captures: on the stream itself an allocation would become a part of the graph,
+// and the memory would live within its launches only. Done when this returns.
+template <class Call> cudaError_t beside_capture(Call &&call) {
+    cudaStreamCaptureMode mode = cudaStreamCaptureModeRelaxed;
+    cudaError_t error = cudaThreadExchangeStreamCaptureMode(&mode);
+    if (error != cudaSuccess) {
+        return error;
+    }
+    cudaStream_t aside = nullptr;
+    error = cudaStreamCreateWithFlags(&aside, cudaStreamNonBlocking);
+    if (error == cudaSuccess) {
+        error = call(aside);
+        const cudaError_t waited = cudaStreamSynchronize(aside);
+        error = error == cudaSuccess ? waited : error;
+        cudaStreamDestroy(aside);
+    }
+    cudaThreadExchangeStreamCaptureMode(&mode);
+    return error;
+}
+
+// The default stream cannot say whether it captures while another one does, and must not be used then.
+template <class Call> cudaError_t on_stream(infinirtStream_t stream, Call &&call) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    const cudaError_t asked = cudaStreamIsCapturing(native(stream), &status);
+    if (asked != cudaSuccess) {
+        cudaGetLastError();
+    }
+    return asked != cudaSuccess || status != cudaStreamCaptureStatusNone ? beside_capture(call) : call(native(stream));
+}
+
 Status malloc_async(int device_id, void **ptr, size_t size, infinirtStream_t stream) {
     keep_freed_memory(device_id);
-    return allocate(device_id, ptr, size, "allocating on a stream",
-                    [=](void **memory) { return cudaMallocAsync(memory, size, native(stream)); });
+    return allocate(device_id, ptr, size, "allocating on a stream", [=](void **memory) {
+        return on_stream(stream, [=](cudaStream_t on) { return cudaMallocAsync(memory, size, on); });
+    });
 }
 
 Status free_async(int device_id, void *ptr, infinirtStream_t stream) {
-    return on(device_id, "freeing on a stream", [=] { return cudaFreeAsync(ptr, native(stream)); });
+    return on(device_id, "freeing on a stream",
+              [=] { return on_stream(stream, [=](cudaStream_t on) { return cudaFreeAsync(ptr, on); }); });
 }
 
 cudaMemcpyKind direction(infinirtMemcpyKind_t kind) {

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from emulation import library
 
 from infiniop import registry
+
+
+@pytest.fixture(scope="session")
+def emulator_library() -> Path:
+    """For processes of their own."""
+    return library()
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ using schema::flash_attention::T;
 
 struct State {
     AttentionPlan plan;
+    infiniDtype_t index;
 
     static Status create(const Call &call, State &s, size_t &workspace) {
         AttentionParams &p = s.plan.p;
@@ -31,7 +32,8 @@ struct State {
         p.nblocks = p.sequences;
         p.block_size = most_dense_keys;
         p.length_stride = call.stride(T::total_kv_len, 0);
-        p.length_kind = index_kind(call.dtype(T::total_kv_len));
+        s.index = call.dtype(T::total_kv_len);
+        p.length_kind = index_kind(s.index);
         p.scale = float(call.real(A::scale));
         p.causal = call.integer(A::is_causal) != 0;
         p.zeros = true;
@@ -42,6 +44,15 @@ struct State {
     }
 
     Status calculate(const Run &run) const {
+        const Values lengths{
+            schema::flash_attention::op, "total_kv_len", run.data<void>(T::total_kv_len), index, plan.p.sequences, 1,
+            plan.p.length_stride};
+        if (checked()) {
+            const Status status = check_values(lengths, int64_t(0), int64_t(plan.p.keys), run.stream());
+            if (status != INFINI_STATUS_SUCCESS) {
+                return status;
+            }
+        }
         AttentionParams p = plan.p;
         p.q = run.data<void>(T::q);
         p.k = run.data<void>(T::k);

@@ -31,14 +31,14 @@ struct State {
 
     Status calculate(const Run &run) const {
         const float alpha = float(run.real(A::alpha)), beta = float(run.real(A::beta));
-        if (cublas) {
-            return cublas->run(run.data<void>(T::c), run.data<void>(T::a), run.data<void>(T::b), nullptr, alpha, beta,
-                               run.workspace<void>(), run.stream());
+        void *c = run.data<void>(T::c), *a = run.data<void>(T::a), *b = run.data<void>(T::b);
+        if (cublas && cublas->takes(c, a, b, nullptr)) {
+            return cublas->run(c, a, b, nullptr, alpha, beta, run.workspace<void>(), run.stream());
         }
         ProductParams p = own.p;
-        p.x = run.data<void>(T::a);
-        p.w = run.data<void>(T::b);
-        p.y = run.data<void>(T::c);
+        p.x = a;
+        p.w = b;
+        p.y = c;
         p.alpha = alpha;
         p.beta = beta;
         return own.launch(p, run.stream());

@@ -2,6 +2,7 @@
 // bits) is device data: then nothing is written, and linear refuses the buffer for want of a header.
 #include "infiniop/schema/linear_pack.h"
 
+#include "../checked_host.h"
 #include "packing.h"
 
 namespace infiniop::nvidia {
@@ -234,6 +235,14 @@ struct State {
         };
         const int64_t scales = 1 + (q.w.format ? int64_t(q.w.row_tiles()) * tile_rows * q.w.groups() : 0);
         Status status = q.w.format ? over(int64_t(q.w.n) * q.w.k, check_elements<W>) : INFINI_STATUS_SUCCESS;
+        if (status == INFINI_STATUS_SUCCESS && checks_now(stream)) {
+            std::vector<char> found;
+            status = fetch(found, q.findings, sizeof(Findings), stream);
+            if (status == INFINI_STATUS_SUCCESS && reinterpret_cast<const Findings *>(found.data())->unfit) {
+                return fail(INFINI_STATUS_BAD_PARAM, op, "weight",
+                            sizeof(W) == 1 ? "integers of 4 bits" : "finite elements, to be quantised", "others");
+            }
+        }
         if (status == INFINI_STATUS_SUCCESS) {
             status = over(32 * scales, pack_scales<W>);
         }

@@ -92,7 +92,7 @@ struct PackedReader {
     bool wide;
 
     // False where the buffer holds no weight [n, k] for elements of `dtype` that this backend packed.
-    INFINIOP_DEVICE bool read(const char *packed, int64_t bytes, int n, int k, uint32_t dtype, int element) {
+    __host__ __device__ bool read(const char *packed, int64_t bytes, int n, int k, uint32_t dtype, int element) {
         base = packed;
         if (bytes < int64_t(sizeof(PackedHeader))) {
             return false;

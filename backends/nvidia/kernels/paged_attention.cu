@@ -12,7 +12,7 @@ using schema::paged_attention::T;
 struct State : PagedState<T, A> {
     static Status create(const Call &call, State &s, size_t &workspace) { return s.prepare(call, false, workspace); }
 
-    Status calculate(const Run &run) const { return launch(run, nullptr); }
+    Status calculate(const Run &run) const { return launch(schema::paged_attention::op, run, nullptr); }
 };
 
 constexpr infiniopKernel kernel = make_kernel<State>(schema::paged_attention::op, schema::paged_attention::version);

@@ -12,7 +12,9 @@ using schema::paged_attention_prefill::T;
 struct State : PagedState<T, A> {
     static Status create(const Call &call, State &s, size_t &workspace) { return s.prepare(call, true, workspace); }
 
-    Status calculate(const Run &run) const { return launch(run, run.data<void>(T::cum_seq_lens_q)); }
+    Status calculate(const Run &run) const {
+        return launch(schema::paged_attention_prefill::op, run, run.data<void>(T::cum_seq_lens_q));
+    }
 };
 
 constexpr infiniopKernel kernel =

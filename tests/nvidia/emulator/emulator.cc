@@ -298,6 +298,7 @@ struct EmulatedEvent {
 namespace {
 
 thread_local int captures = 0; // that this thread began and has not ended, relaxed ones aside
+thread_local cudaStreamCaptureMode thread_mode = cudaStreamCaptureModeGlobal;
 
 cudaError_t submit(cudaStream_t stream, Work work) {
     if (stream && stream->capturing()) {
@@ -308,7 +309,9 @@ cudaError_t submit(cudaStream_t stream, Work work) {
 }
 
 // What must not happen while a stream captures.
-cudaError_t forbidden_in_capture() { return captures ? cudaErrorStreamCaptureUnsupported : cudaSuccess; }
+cudaError_t forbidden_in_capture() {
+    return captures && thread_mode != cudaStreamCaptureModeRelaxed ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
+}
 
 int environment(const char *name, int otherwise) {
     const char *text = getenv(name);
@@ -451,8 +454,14 @@ cudaError_t cudaFree(void *ptr) {
 
 cudaError_t cudaMallocHost(void **ptr, size_t size) { return cudaMalloc(ptr, size); }
 cudaError_t cudaFreeHost(void *ptr) { return cudaFree(ptr); }
-cudaError_t cudaMallocAsync(void **ptr, size_t size, cudaStream_t) { return cudaMalloc(ptr, size); }
-cudaError_t cudaFreeAsync(void *ptr, cudaStream_t) { return cudaFree(ptr); }
+// In a capture they would become nodes of the graph, which the backend never means. They need no device's attention, so
+// that a relaxed thread may call them.
+cudaError_t cudaMallocAsync(void **ptr, size_t size, cudaStream_t stream) {
+    return stream && stream->capturing() ? cudaErrorStreamCaptureUnsupported : cudaMalloc(ptr, size);
+}
+cudaError_t cudaFreeAsync(void *ptr, cudaStream_t stream) {
+    return stream && stream->capturing() ? cudaErrorStreamCaptureUnsupported : cudaFree(ptr);
+}
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int) {
     *pool = nullptr;
@@ -559,7 +568,15 @@ cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph) {
 }
 
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *status) {
+    if (!stream && captures) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
     *status = stream && stream->capturing() ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+    return cudaSuccess;
+}
+
+cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode *mode) {
+    std::swap(*mode, thread_mode);
     return cudaSuccess;
 }
 

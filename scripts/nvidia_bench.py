@@ -1,0 +1,365 @@
+"""Figures of the NVIDIA backend, each with its limit or its peer, measured in the same run.
+
+    python scripts/nvidia_bench.py [--device nvidia] [--small] [--json] [FIGURE ...]
+
+Ours is timed by the device's events around a captured graph of calls, torch's (where it is installed and sees the
+device) likewise; medians. `--small` takes tiny shapes: it shows that the script runs, on any device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+import infiniop
+from infiniop import Tensor, ops
+from infiniop.bench import checkpoints, engines
+from infiniop.bench.shapes import LLAMA_1B, LLAMA_8B
+from infiniop.schema import BF16, DType
+
+REPEATS, CALLS = 15, 20  # measurements, calls in each
+
+
+@dataclass(frozen=True)
+class Row:
+    """`share`: of the limit; `ratio`: the peer's time over ours."""
+
+    figure: str
+    us: float
+    share: float | None = None
+    ratio: float | None = None
+    aim: str = ""
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f"{self.share:5.0%} of the limit"
+        ratio = "" if self.ratio is None else f"{self.ratio:6.2f}x torch"
+        return f"{self.figure:44}{self.us:12.1f} us  {share:19}{ratio:14} {self.aim}"
+
+
+class Bench:
+    def __init__(self, device: str, small: bool):
+        self.device, self.small = device, small
+        self.stream = infiniop.Stream(device)
+        self.rng = np.random.default_rng(0)
+        self.torch = _torch() if device == "nvidia" else None
+
+    def size(self, full: int, small: int) -> int:
+        return small if self.small else full
+
+    def random(self, shape: tuple[int, ...], dtype: DType = BF16) -> Tensor:
+        """The numbers repeat: making billions would take longer than measuring."""
+        period = self.rng.standard_normal(min(1 << 18, max(1, int(np.prod(shape))))).astype(dtype.numpy)
+        return self.place(np.resize(period, shape))
+
+    def place(self, array: np.ndarray) -> Tensor:
+        return infiniop.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def microseconds(self, call: Callable[[], object]) -> float:
+        with self.stream:
+            call()
+            with infiniop.capture(device=self.device) as graph:
+                for _ in range(CALLS):
+                    call()
+            times = []
+            for _ in range(REPEATS):
+                start, end = infiniop.Event(self.device), infiniop.Event(self.device)
+                start.record()
+                graph.launch()
+                end.record()
+                end.synchronize()
+                times.append(start.elapsed_ms(end) * 1e3 / CALLS)
+        return statistics.median(times)
+
+    def peer(self, call: Callable[[Any], Callable[[], object]]) -> float | None:
+        """Microseconds of torch's call, from a graph where it can be captured."""
+        if self.torch is None:
+            return None
+        torch = self.torch
+        run = call(torch)
+        with torch.inference_mode():
+            stream = torch.cuda.Stream()
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    run()
+            stream.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                for _ in range(CALLS):
+                    run()
+            times = []
+            for _ in range(REPEATS):
+                start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+                start.record()
+                graph.replay()
+                end.record()
+                end.synchronize()
+                times.append(start.elapsed_time(end) * 1e3 / CALLS)
+        return statistics.median(times)
+
+    def lend(self, *tensors: Tensor) -> list[Any]:
+        assert self.torch is not None
+        return [self.torch.from_dlpack(t) for t in tensors]
+
+    def row(
+        self, figure: str, run: Callable[[], object], aim: str, *, least: float | None = None,
+        peer: Callable[[Any], Callable[[], object]] | None = None,
+    ) -> Row:  # fmt: skip
+        """`least`: microseconds by the limit."""
+        us = self.microseconds(run)
+        theirs = self.peer(peer) if peer else None
+        return Row(figure, us, None if least is None else least / us, theirs and theirs / us, aim)
+
+
+def _torch() -> Any:
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch if torch.cuda.is_available() else None
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bytes (read and written) and operations per microsecond."""
+
+    copy: float
+    product: float
+
+    @staticmethod
+    def measure(b: Bench) -> Limits:
+        n = b.size(1 << 29, 1 << 16)
+        source, target = b.random((n,)), b.random((n,))
+        copy = 2 * source.nbytes / b.microseconds(lambda: target.copy_(source))
+        k = b.size(8192, 128)
+        x, y, out = b.random((k, k)), b.random((k, k)), b.random((k, k))
+        return Limits(copy, 2 * k**3 / b.microseconds(lambda: ops.gemm(x, y, out=out)))
+
+    def __str__(self) -> str:
+        return f"limits: copy {self.copy / 1e3:.1f} GB/s; bf16 gemm {self.product / 1e6:.1f} TFLOP/s"
+
+
+def caching(b: Bench, limits: Limits) -> Iterator[Row]:
+    d, nkvh, block = 128, 8, 16
+    for tokens in (b.size(16384, 64), b.size(4096, 32), 64):
+        blocks = tokens // block + 8
+        k_cache, v_cache = (b.random((blocks, nkvh, block, d)) for _ in range(2))
+        k, v = (b.random((tokens, nkvh, d)) for _ in range(2))
+        slots = b.place(b.rng.permutation(blocks * block)[:tokens])
+        least = 2 * (k.nbytes + v.nbytes) / limits.copy
+        aim = "aim 5 us" if tokens == 64 else "aim 85 %"
+
+        def run(k_cache=k_cache, v_cache=v_cache, k=k, v=v, slots=slots) -> None:
+            ops.paged_caching(k_cache, v_cache, k, v, slots)
+
+        yield b.row(f"paged_caching, {tokens} tokens", run, aim, least=least)
+
+
+def streaming(b: Bench, limits: Limits) -> Iterator[Row]:
+    """Operators that read and write once. Inputs larger than the second-level cache."""
+    m, n = b.size(16384, 16), b.size(4096, 128)
+    x, y, w, out, residual = b.random((m, n)), b.random((m, n)), b.random((n,)), b.random((m, n)), b.random((m, n))
+    heads = (m, n // 128, 128)
+    positions, sin, cos = b.place(np.arange(m) % 1024), b.random((1024, 64)), b.random((1024, 64))
+    turned, turned_out = x.reshape(heads).permute(1, 0, 2), out.reshape((n // 128, m, 128))
+    aim, one = "aim 85 %, 1.0x", 2 * x.nbytes
+
+    def compiled(function: Callable[..., Any], *tensors: Tensor) -> Callable[[Any], Callable[[], object]]:
+        def peer(torch: Any) -> Callable[[], object]:
+            lent, fast = b.lend(*tensors), torch.compile(function)
+            return lambda: fast(*lent)
+
+        return peer
+
+    def norm(x: Any, w: Any) -> Any:
+        return b.torch.nn.functional.rms_norm(x, x.shape[-1:], w, 1e-6)
+
+    def rotate(x: Any, p: Any, sin: Any, cos: Any) -> Any:
+        (low, high), s, c = x.chunk(2, -1), sin[p][:, None], cos[p][:, None]
+        return b.torch.cat((low * c - high * s, low * s + high * c), -1)
+
+    yield b.row(f"rms_norm {m}x{n}", lambda: ops.rms_norm(x, w, epsilon=1e-6, out=out), aim,
+                least=one / limits.copy, peer=compiled(norm, x, w))  # fmt: skip
+    yield b.row(f"add_rms_norm {m}x{n}", lambda: ops.add_rms_norm(x, y, w, epsilon=1e-6, out=(out, residual)), aim,
+                least=2 * one / limits.copy,
+                peer=compiled(lambda x, y, w: (norm(x + y, w), x + y), x, y, w))  # fmt: skip
+    rotated, rotated_out = x.reshape(heads), out.reshape(heads)
+    yield b.row(f"rope {m}x{n}", lambda: ops.rope(rotated, positions, sin, cos, algo=1, out=rotated_out), aim,
+                least=one / limits.copy, peer=compiled(rotate, rotated, positions, sin, cos))  # fmt: skip
+    yield b.row(f"swiglu {m}x{n}", lambda: ops.swiglu(x, y, out=out), aim, least=1.5 * one / limits.copy,
+                peer=compiled(lambda x, y: x * b.torch.nn.functional.silu(y), x, y))  # fmt: skip
+    yield b.row(f"rearrange {m}x{n}", lambda: ops.rearrange(turned, out=turned_out), aim, least=one / limits.copy,
+                peer=compiled(lambda x: x.contiguous(), turned))  # fmt: skip
+    yield b.row(f"softmax {m}x{n}", lambda: ops.softmax(x, axis=-1, out=out), aim, least=one / limits.copy,
+                peer=compiled(lambda x: b.torch.softmax(x, -1), x))  # fmt: skip
+
+
+def decode_attention(b: Bench, limits: Limits) -> Iterator[Row]:
+    nh, nkvh, d = 64, 8, 128
+    for batch, context in ((b.size(64, 2), b.size(4096, 64)), (b.size(8, 1), b.size(32768, 96))):
+        for block in (16, 256):
+            blocks = -(-context // block)
+            k, v = (b.random((batch * blocks, nkvh, block, d)) for _ in range(2))
+            tables = b.place(b.rng.permutation(batch * blocks).reshape(batch, blocks))
+            lengths = b.place(np.full(batch, context))
+            q, out = b.random((batch, nh, d)), b.random((batch, nh, d))
+            least = 4 * batch * context * nkvh * d / limits.copy
+
+            def run(q=q, k=k, v=v, tables=tables, lengths=lengths, out=out) -> None:
+                ops.paged_attention(q, k, v, tables, lengths, None, scale=d**-0.5, out=out)
+
+            figure = f"paged_attention {batch} x {context}, blocks of {block}"
+            yield b.row(figure, run, "aim 85 %; blocks of 16 within 5 %", least=least)
+
+
+def prefill_attention(b: Bench, limits: Limits) -> Iterator[Row]:
+    n, nh, nkvh, d, block = b.size(8192, 48), 32, 8, 128, 16
+    blocks = n // block
+    k, v = (b.random((blocks, nkvh, block, d)) for _ in range(2))
+    tables, lengths = b.place(np.arange(blocks)[None]), b.place(np.array([n]))
+    starts, q, out = b.place(np.array([0, n])), b.random((n, nh, d)), b.random((n, nh, d))
+
+    def peer(torch: Any) -> Callable[[], object]:
+        tq, tk, tv = (torch.randn(1, heads, n, d, dtype=torch.bfloat16, device="cuda") for heads in (nh, nkvh, nkvh))
+        attend = torch.nn.functional.scaled_dot_product_attention
+        flash = torch.nn.attention.SDPBackend.FLASH_ATTENTION
+
+        def call() -> object:
+            with torch.nn.attention.sdpa_kernel(flash):
+                return attend(tq, tk, tv, is_causal=True, enable_gqa=True)
+
+        return call
+
+    def run() -> None:
+        ops.paged_attention_prefill(q, k, v, tables, lengths, starts, None, scale=d**-0.5, out=out)
+
+    least = 2 * n * n * nh * d / limits.product
+    yield b.row(f"paged_attention_prefill, {n} tokens", run, "aim 0.8x", least=least, peer=peer)
+
+
+def products(b: Bench, limits: Limits) -> Iterator[Row]:
+    k = b.size(4096, 64)
+    for m, n in ((1, k), (16, k), (64, b.size(14336, 128)), (b.size(8192, 96), b.size(14336, 128))):
+        x, w, out = b.random((m, k)), b.random((n, k)), b.random((m, n))
+        bytes_, flops = x.nbytes + w.nbytes + out.nbytes, 2 * m * n * k
+        least = max(bytes_ / limits.copy, flops / limits.product)
+
+        def peer(torch: Any, x=x, w=w) -> Callable[[], object]:
+            tx, tw = b.lend(x, w)
+            return lambda: torch.nn.functional.linear(tx, tw)
+
+        turned = w.permute(1, 0)
+        for name, run in (
+            ("gemm", lambda x=x, turned=turned, out=out: ops.gemm(x, turned, out=out)),
+            ("linear", lambda x=x, w=w, out=out: ops.linear(x, w, out=out)),
+        ):
+            yield b.row(f"{name} {m}x{n}x{k}", run, "aim 0.97x", least=least, peer=peer)
+    for m in (1, 8):
+        x, w, out = b.random((m, k)), b.random((b.size(14336, 128), k)), b.random((m, b.size(14336, 128)))
+        for format, name in ((1, "int8"), (2, "int4")):
+            size = int(ops.linear_packed_size(w, format=format, group_size=32).to("cpu").numpy())
+            packed = b.place(np.zeros(size, np.uint8))
+            ops.linear_pack(w, format=format, group_size=32, out=packed)
+            least = packed.nbytes / limits.copy
+
+            def run(x=x, packed=packed, out=out) -> None:
+                ops.linear(x, packed, out=out)
+
+            yield b.row(f"linear {name}, {m} rows", run, "", least=least)
+
+
+def sampling(b: Bench, limits: Limits) -> Iterator[Row]:
+    rows, vocab = b.size(64, 2), b.size(128 * 1024, 512)
+    logits = b.random((rows, vocab))
+    values = ((0.8, "f4"), (50, "i4"), (0.9, "f4"), (0.0, "f4"), (1, "i8"), (7, "i8"))
+    parameters = [b.place(np.full(rows, value, kind)) for value, kind in values]
+    out = ops.sample(logits, *parameters)
+
+    def peer(torch: Any) -> Callable[[], object]:
+        (t,) = b.lend(logits)
+        top = torch.arange(vocab, device="cuda") < 50
+
+        def call() -> object:
+            values, order = torch.sort(t.float() / 0.8, descending=True)
+            p = torch.softmax(values, -1)
+            keep = (p.cumsum(-1) - p < 0.9) & top
+            return order.gather(-1, torch.multinomial(p * keep, 1))
+
+        return call
+
+    yield b.row(f"sample {rows}x{vocab}", lambda: ops.sample(logits, *parameters, out=out), "aim 5x",
+                least=logits.nbytes / limits.copy, peer=peer)  # fmt: skip
+
+
+def generation(b: Bench, limits: Limits) -> Iterator[Row]:
+    """Decode of a Llama at batch 1, replayed from a graph. Wall clock: what a user waits for a token."""
+    from infiniop.lm import AutoLlamaModel
+
+    model, layers = (LLAMA_1B, 1) if b.small else (LLAMA_8B, None)
+    tokens, prompt = b.size(128, 4), list(range(1, 33))
+    with checkpoints.llama("bfloat16", layers, model) as checkpoint:
+        ours = engines.generation(AutoLlamaModel.from_pretrained(checkpoint.path, device=b.device, dtype="bfloat16"))
+        ours(prompt, tokens)
+        us = 1e6 / ours(prompt, tokens).decode
+        least = checkpoint.weight_bytes / limits.copy
+        theirs = _static_cache(b.torch, checkpoint, prompt, tokens) if b.torch is not None else None
+    figure = f"decode, {model.name} Llama, bf16, batch 1"
+    yield Row(figure, us, least / us, theirs and theirs / us, "aim 80 %, 1.5x transformers")
+
+
+def _static_cache(torch: Any, checkpoint: checkpoints.Checkpoint, prompt: list[int], tokens: int) -> float | None:
+    """Microseconds per token of transformers with a static cache."""
+    try:
+        from transformers import AutoModelForCausalLM
+    except ImportError:
+        return None
+    model = AutoModelForCausalLM.from_pretrained(checkpoint.path, dtype=torch.bfloat16).to("cuda").eval()
+    ids = torch.tensor([prompt], device="cuda")
+    times = {}
+    for n in (tokens, 2, tokens, 2):  # the first two compile; what more tokens take longer is decode
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        model.generate(ids, min_new_tokens=n, max_new_tokens=n, do_sample=False, cache_implementation="static")
+        end.record()
+        end.synchronize()
+        times[n] = start.elapsed_time(end) * 1e3
+    return (times[tokens] - times[2]) / (tokens - 2)
+
+
+FIGURES = {f.__name__: f for f in (
+    caching, streaming, decode_attention, prefill_attention, products, sampling, generation
+)}  # fmt: skip
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"only these: {', '.join(FIGURES)}")
+    parser.add_argument("--device", default="nvidia")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    if unknown := [f for f in options.figures if f not in FIGURES]:
+        parser.error(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")
+    b = Bench(options.device, options.small)
+    limits = Limits.measure(b)
+    rows = []
+    if not options.json:
+        print(limits, flush=True)
+    for name in options.figures or FIGURES:
+        for row in FIGURES[name](b, limits):
+            rows.append(row)
+            if not options.json:
+                print(row, flush=True)
+    if options.json:
+        json.dump({"limits": asdict(limits), "rows": [asdict(r) for r in rows]}, sys.stdout)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
