@@ -48,11 +48,11 @@ static void attend(constant const AttentionParams *p, local Scratch *scratch, gl
         top = next;
         const i64 count = min((i64)GROUP, visible - first);
         for (i64 e = me; e < p->dv; e += GROUP) {
-            float sum = scratch->sum[e] * shrink;
+            float part = 0; // sums by chunks keep their digits
             for (i64 i = 0; i < count; i++) {
-                sum = fma(scratch->weight[i], LOAD(T, v, PLACE(p->v, first + i) + e * p->v[3]), sum);
+                part = fma(scratch->weight[i], LOAD(T, v, PLACE(p->v, first + i) + e * p->v[3]), part);
             }
-            scratch->sum[e] = sum;
+            scratch->sum[e] = scratch->sum[e] * shrink + part;
         }
     }
     for (i64 e = me; e < p->dv && writes; e += GROUP) {

@@ -1,4 +1,5 @@
 // The attention operators: a work-group per query and head.
+#include <algorithm>
 #include <array>
 #include <cmath>
 
@@ -47,7 +48,7 @@ template <class T> AttentionParams paged(const Call &call, double scale) {
     params.dv = call.dim(T::out, 2);
     params.nseq = call.dim(T::block_tables, 0);
     params.blocks = call.dim(T::k_cache, 0);
-    params.block_size = call.dim(T::k_cache, 2);
+    params.block_size = std::max<i64>(call.dim(T::k_cache, 2), 1); // 0 where there are no blocks
     params.table_width = call.dim(T::block_tables, 1);
     params.table_row = call.stride(T::block_tables, 0);
     params.table_step = call.stride(T::block_tables, 1);
