@@ -66,6 +66,10 @@ def spoiled_units(mutant: Mutant) -> list[Path]:
     return own or users
 
 
+def _digest(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class Build:
     """The build of one instruction set."""
@@ -93,6 +97,13 @@ class Build:
         env = os.environ | {"INFINIOP_CPU_ISA": self.isa}
         return f"({self.isa}," in subprocess.run(command, env=env, capture_output=True, text=True).stdout
 
+    def folder(self) -> Path:
+        """Of everything that is linked with these objects; what came of older ones goes."""
+        folder = WORK / self.isa / _digest(sorted((str(o), o.stat().st_mtime_ns) for o in self.objects.values()))
+        for old in set((WORK / self.isa).glob("*")) - {folder}:
+            shutil.rmtree(old)
+        return folder
+
     def library(self, mutant: Mutant | None) -> Path:
         """The backend under another name, right or with a fault; built unless its sources were built before."""
         files = [*CPU.parent.glob("*.h"), *CPU.rglob("*.h"), *CPU.rglob("*.cc")]
@@ -106,10 +117,8 @@ class Build:
             texts[f"cpu/{mutant.file}"] = planted(mutant)
             units += spoiled_units(mutant)
         parts = {str(file.relative_to(CPU.parent)) for unit in units for file in included(unit)}
-        key = hashlib.sha256(
-            repr([self.commands[u] for u in units] + [texts[p] for p in sorted(parts)]).encode()
-        ).hexdigest()[:16]
-        made = WORK / key / "libmutant.so"
+        key = _digest([self.commands[u] for u in units], [texts[p] for p in sorted(parts)])
+        made = self.folder() / key / "libmutant.so"
         if not made.exists():
             shutil.rmtree(made.parent, ignore_errors=True)
             self._build(made, texts, units)
