@@ -17,15 +17,10 @@
 
 #include "cpu.h"
 
-namespace infiniop::cpu {
 namespace {
+
 void log(infiniopLogLevel, const char *text) { fprintf(stderr, "%s\n", text); }
 const infiniopHost test_host = {sizeof(infiniopHost), 0, 1, nullptr, log, nullptr, nullptr};
-} // namespace
-const infiniopHost *host = &test_host;
-} // namespace infiniop::cpu
-
-namespace {
 
 using infiniop::cpu::parallel_for;
 
@@ -208,6 +203,7 @@ void crowd() {
 } // namespace
 
 int main(int, char **arguments) {
+    infiniop::backend::host = &test_host;
     const std::string test = arguments[1];
     if (test == "count") {
         printf("%zu\n", infiniop::cpu::thread_count());
