@@ -17,8 +17,15 @@ from infiniop.tensor import extent
 
 GUARD = 4096  # bytes before and after
 NOWHERE = 64  # an address for tensors without elements
-_CANARY, _POISON = 0xC5, 0xFF  # 0xFF is NaN in every float dtype, -1 in signed integers
+_CANARY, _SCRATCH = 0xC5, 0xFF  # 0xFF is NaN in every float dtype
 Arrays = Mapping[str, "np.ndarray | None"]
+
+
+def _poison(itemsize: int) -> np.ndarray:
+    """The bytes of a NaN in every float dtype, but of none that arithmetic makes."""
+    pattern = np.full(itemsize, 0xA5, np.uint8)
+    pattern[-2:] = (0xF5, 0xFF)[-min(itemsize, 2) :]
+    return pattern
 
 
 class Block:
@@ -38,8 +45,7 @@ class Block:
     def poison(self) -> None:
         """Fill the elements with a pattern that no result has."""
         if self.array.size:
-            bytes_of = self._bytes(self.memory)
-            bytes_of[...] = _POISON
+            self._bytes(self.memory)[...] = _poison(self.itemsize)
         self.before = self.memory.copy()
 
     def _bytes(self, memory: np.ndarray) -> np.ndarray:
@@ -49,7 +55,7 @@ class Block:
 
     def poisoned(self) -> np.ndarray:
         """Which elements hold nothing but poison, in the array's shape."""
-        return (self._bytes(self.memory) == _POISON).all(axis=-1)
+        return (self._bytes(self.memory) == _poison(self.itemsize)).all(axis=-1)
 
     def changed_outside(self) -> str | None:
         """Bytes that changed and belong to no element."""
@@ -117,7 +123,7 @@ class Placed:
     """
 
     def __init__(
-        self, arguments: Arguments, workspace_size: int, device: Device, upload: bool = True, scratch: int = _POISON
+        self, arguments: Arguments, workspace_size: int, device: Device, upload: bool = True, scratch: int = _SCRATCH
     ):
         self.arguments, self.workspace_size, self.device = arguments, workspace_size, device
         self.workspace = np.full(workspace_size + 2 * GUARD, _CANARY, np.uint8)
