@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -231,6 +232,8 @@ class Graph:
 
     def _finish(self, graph: Any) -> None:
         self._graph = graph
+        if self._workspace is not None:  # allocated in the order of the default stream; launches may be on others
+            check(lib.infinirtStreamSynchronize(NULL))
         room = ffi.new("infinirtGraphExec_t *")
         check(lib.infinirtGraphInstantiate(room, graph, NULL, NULL, 0), "graph instantiate")
         self._exec = room[0]
@@ -244,6 +247,18 @@ class Graph:
 
 
 @contextlib.contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """What the garbage collector destroys (streams, graphs, memory) must not go while a device records."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@contextlib.contextmanager
 def capture(stream: Stream | None = None, *, device: DeviceLike = None) -> Iterator[Graph]:
     """Record the operator calls and copies made inside on the stream, without running them."""
     stream = Stream(device) if stream is None else stream
@@ -251,7 +266,7 @@ def capture(stream: Stream | None = None, *, device: DeviceLike = None) -> Itera
     graph = Graph(stream.device)
     graph.keep(stream)
     room = ffi.new("infinirtGraph_t *")
-    with stream, current(stream.device):
+    with stream, current(stream.device), _nothing_collected():
         check(lib.infinirtStreamBeginCapture(stream.handle, lib.INFINIRT_STREAM_CAPTURE_MODE_THREAD_LOCAL), "capture")
         lane.record(graph)
         try:

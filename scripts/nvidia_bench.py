@@ -1,6 +1,6 @@
 """Figures of the NVIDIA backend, each with its limit or its peer, measured in the same run.
 
-    python scripts/nvidia_bench.py [--device nvidia] [--small] [--json] [FIGURE ...]
+    python scripts/nvidia_bench.py [--device nvidia] [--small] [--json FILE] [--list] [FIGURE ...]
 
 Ours is timed by the device's events around a captured graph of calls, torch's (where it is installed and sees the
 device) likewise; medians. `--small` takes tiny shapes: it shows that the script runs, on any device.
@@ -14,6 +14,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -55,8 +56,11 @@ class Bench:
 
     def random(self, shape: tuple[int, ...], dtype: DType = BF16) -> Tensor:
         """The numbers repeat: making billions would take longer than measuring."""
-        period = self.rng.standard_normal(min(1 << 18, max(1, int(np.prod(shape))))).astype(dtype.numpy)
-        return self.place(np.resize(period, shape))
+        count = int(np.prod(shape))
+        period = self.rng.standard_normal(min(1 << 18, max(1, count))).astype(dtype.numpy)
+        times = -(-count // period.size)
+        there = self.place(period).unsqueeze(0).expand(times, -1).contiguous()
+        return there.reshape(-1)[:count].reshape(shape)
 
     def place(self, array: np.ndarray) -> Tensor:
         return infiniop.from_numpy(np.ascontiguousarray(array)).to(self.device)
@@ -113,7 +117,11 @@ class Bench:
     ) -> Row:  # fmt: skip
         """`least`: microseconds by the limit."""
         us = self.microseconds(run)
-        theirs = self.peer(peer) if peer else None
+        theirs = None
+        try:
+            theirs = self.peer(peer) if peer else None
+        except Exception as error:  # whatever ails torch: ours is measured
+            print(f"{figure}: no peer: {error}", file=sys.stderr)
         return Row(figure, us, None if least is None else least / us, theirs and theirs / us, aim)
 
 
@@ -342,22 +350,25 @@ def main() -> int:
     parser.add_argument("figures", nargs="*", metavar="FIGURE", help=f"only these: {', '.join(FIGURES)}")
     parser.add_argument("--device", default="nvidia")
     parser.add_argument("--small", action="store_true")
-    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write what is known there, after every row")
+    parser.add_argument("--list", action="store_true", help="name the figures")
     options = parser.parse_args()
+    if options.list:
+        print(*FIGURES, sep="\n")
+        return 0
     if unknown := [f for f in options.figures if f not in FIGURES]:
         parser.error(f"no figure {', '.join(unknown)}; there are {', '.join(FIGURES)}")
     b = Bench(options.device, options.small)
     limits = Limits.measure(b)
     rows = []
-    if not options.json:
-        print(limits, flush=True)
+    print(limits, flush=True)
     for name in options.figures or FIGURES:
         for row in FIGURES[name](b, limits):
             rows.append(row)
-            if not options.json:
-                print(row, flush=True)
-    if options.json:
-        json.dump({"limits": asdict(limits), "rows": [asdict(r) for r in rows]}, sys.stdout)
+            print(row, flush=True)
+            if options.json:
+                found = {"limits": asdict(limits), "rows": [asdict(r) for r in rows]}
+                options.json.write_text(json.dumps(found), encoding="utf-8")
     return 0
 
 

@@ -9,9 +9,7 @@ namespace infiniop::nvidia {
 
 // Whether values on the stream shall and can be looked at: a capture cannot wait.
 inline bool checks_now(infinirtStream_t stream) {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    return checked() && cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status) == cudaSuccess &&
-           status == cudaStreamCaptureStatusNone;
+    return checked() && !is_capturing(static_cast<cudaStream_t>(stream));
 }
 
 // Device memory, once the stream has got so far.

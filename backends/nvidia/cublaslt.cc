@@ -45,6 +45,8 @@ enum : int {
     layout_batch_count = 5,
     layout_batch_stride = 6,
     preference_workspace = 1,
+    preference_reductions = 3,
+    reduction_in_compute_type = 2,
     preference_alignment_a = 5, // then b, c, d
 };
 
@@ -158,6 +160,8 @@ void *layout(const MatrixProduct &product, const Columns &m, int64_t batch_strid
     return made;
 }
 
+constexpr size_t workspace_alignment = 256;
+
 } // namespace
 
 struct Cublas::Choice {
@@ -222,7 +226,9 @@ bool Cublas::choose(const MatrixProduct &product, int device_id) {
             lt.preference_create(&preference) != 0) {
             return nullptr;
         }
-        bool good = lt.preference_set(preference, preference_workspace, &most_workspace, sizeof(most_workspace)) == 0;
+        constexpr uint32_t reductions = reduction_in_compute_type; // parts of a sum are not rounded to halves
+        bool good = lt.preference_set(preference, preference_workspace, &most_workspace, sizeof(most_workspace)) == 0 &&
+                    lt.preference_set(preference, preference_reductions, &reductions, sizeof(reductions)) == 0;
         for (int i = 0; i < 4; i++) {
             good =
                 good && lt.preference_set(preference, preference_alignment_a + i, &alignment, sizeof(alignment)) == 0;
@@ -249,7 +255,10 @@ Cublas::~Cublas() {
     }
 }
 
-size_t Cublas::workspace() const { return std::max(aligned_->found.workspace, unaligned_->found.workspace); }
+size_t Cublas::workspace() const {
+    const size_t most = std::max(aligned_->found.workspace, unaligned_ ? unaligned_->found.workspace : 0);
+    return most ? most + workspace_alignment - 1 : 0; // a caller's may lie anywhere
+}
 
 namespace {
 bool all_aligned(const void *c, const void *a, const void *b, const void *bias) {
@@ -267,6 +276,9 @@ Status Cublas::run(void *c, const void *a, const void *b, const void *bias, floa
         std::swap(a, b);
     }
     const Heuristic &found = (all_aligned(c, a, b, bias) ? aligned_ : unaligned_)->found;
+    const auto from = reinterpret_cast<uintptr_t>(workspace);
+    workspace =
+        static_cast<char *>(workspace) + (workspace_alignment - from % workspace_alignment) % workspace_alignment;
     const auto multiply = [&] {
         return library().matmul(handle_, product_, &alpha, a, a_, b, b_, &beta, c, c_, c, c_, &found.algorithm,
                                 workspace, found.workspace, static_cast<cudaStream_t>(stream));

@@ -99,6 +99,15 @@ OnDevice::~OnDevice() {
     }
 }
 
+bool is_capturing(cudaStream_t stream) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    if (cudaStreamIsCapturing(stream, &status) != cudaSuccess) {
+        cudaGetLastError();
+        return true;
+    }
+    return status != cudaStreamCaptureStatusNone;
+}
+
 Plan plan_items(const Limits &limits, int64_t items, int threads, int waves) {
     threads = std::min(threads, block_limit(limits));
     const int64_t fill = int64_t(limits.multiprocessors) * (limits.threads_per_multiprocessor / threads) * waves;

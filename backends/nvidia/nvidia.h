@@ -59,6 +59,9 @@ private:
     Status status_;
 };
 
+// Whether work on the stream is recorded, or cannot be had: the default stream's while another one captures.
+bool is_capturing(cudaStream_t stream);
+
 // ---- launches -------------------------------------------------------------------------------------------------
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -78,7 +81,8 @@ Plan plan_items(const Limits &limits, int64_t items, int threads = 256, int wave
 // Threads for a row of `width` elements, `per_thread` at once: whole warps, a power of two, at most `most`.
 int plan_row_threads(int64_t width, int per_thread, int most = 1024);
 
-// Launches a kernel on a stream; a grid without blocks is nothing to do. Errors are returned.
+// Launches a kernel on a stream; a grid without blocks is nothing to do. Errors are returned. More shared memory than a
+// kernel has without asking must be the same at every launch on a device: another thread's launch asks for it, too.
 template <class... Parameters, class... Arguments>
 Status launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared, infinirtStream_t stream,
               const Arguments &...arguments) {

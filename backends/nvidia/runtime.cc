@@ -18,36 +18,74 @@ template <class Call> Status on(int device_id, const char *doing, Call &&call) {
 
 // ---- device ---------------------------------------------------------------------------------------------------
 
-// No driver and no device are no error: there is simply none.
+// No driver and no device are no error, nor is a driver that fails: there is simply none. Who uses another device must
+// not suffer from it. Asked until there is an answer, which a kernel's later failure does not change.
 Status device_count(int *count) {
-    int found = 0;
-    const cudaError_t error = cudaGetDeviceCount(&found);
-    if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver) {
+    static std::atomic<int> known{0};
+    int found = known.load(std::memory_order_relaxed);
+    const cudaError_t error = found > 0 ? cudaSuccess : cudaGetDeviceCount(&found);
+    if (error != cudaSuccess) {
         cudaGetLastError();
         found = 0;
-    } else if (error != cudaSuccess) {
-        return check(error, "counting devices");
     }
+    if (error != cudaSuccess && error != cudaErrorNoDevice && error != cudaErrorInsufficientDriver) {
+        static const bool told = [error] {
+            host->log(INFINIOP_LOG_WARNING,
+                      Text("nvidia: no device: %s (%s)", cudaGetErrorString(error), cudaGetErrorName(error)));
+            return true;
+        }();
+        (void)told;
+    }
+    known.store(found, std::memory_order_relaxed);
     *count = found;
     return INFINI_STATUS_SUCCESS;
 }
 
-Status set_device(int device_id) { return check(cudaSetDevice(device_id), "making a device current"); }
+// A device that is current already stays so, with its context: another library's (pycuda's) may not be the primary one.
+Status set_device(int device_id) {
+    int current = -1;
+    const Status status = check(cudaGetDevice(&current), "asking for the current device");
+    return status != INFINI_STATUS_SUCCESS || current == device_id
+               ? status
+               : check(cudaSetDevice(device_id), "making a device current");
+}
 
 Status synchronize(int device_id) {
     return on(device_id, "waiting for a device", [] { return cudaDeviceSynchronize(); });
 }
 
-Status mem_info(int device_id, size_t *free_bytes, size_t *total_bytes) {
-    return on(device_id, "asking for free memory", [=] { return cudaMemGetInfo(free_bytes, total_bytes); });
+// ---- memory ---------------------------------------------------------------------------------------------------
+
+// What was freed on a stream stays in the device's pool; it is free all the same.
+cudaError_t free_memory(int device_id, size_t *free_bytes, size_t *total_bytes) {
+    const cudaError_t error = cudaMemGetInfo(free_bytes, total_bytes);
+    cudaMemPool_t pool;
+    uint64_t reserved = 0, used = 0;
+    if (error == cudaSuccess && cudaDeviceGetDefaultMemPool(&pool, device_id) == cudaSuccess &&
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrReservedMemCurrent, &reserved) == cudaSuccess &&
+        cudaMemPoolGetAttribute(pool, cudaMemPoolAttrUsedMemCurrent, &used) == cudaSuccess && used < reserved) {
+        *free_bytes += reserved - used;
+    }
+    return error;
 }
 
-// ---- memory ---------------------------------------------------------------------------------------------------
+Status mem_info(int device_id, size_t *free_bytes, size_t *total_bytes) {
+    return on(device_id, "asking for free memory", [=] { return free_memory(device_id, free_bytes, total_bytes); });
+}
+
+// Gives the pool's free memory back to the device, where other ways of allocating find it.
+void trim_pool(int device_id) {
+    cudaMemPool_t pool;
+    if (cudaDeviceGetDefaultMemPool(&pool, device_id) == cudaSuccess) {
+        cudaMemPoolTrimTo(pool, 0);
+    }
+    cudaGetLastError();
+}
 
 Status out_of_memory(int device_id, size_t size) {
     size_t free_bytes = 0, total_bytes = 0;
+    free_memory(device_id, &free_bytes, &total_bytes);
     cudaGetLastError();
-    cudaMemGetInfo(&free_bytes, &total_bytes);
     return fail(INFINI_STATUS_INTERNAL_ERROR, nullptr, "size",
                 Text("at most the %zu bytes that are free on nvidia %d", free_bytes, device_id),
                 Text("%zu bytes", size));
@@ -59,7 +97,11 @@ template <class Call> Status allocate(int device_id, void **ptr, size_t size, co
         return device.status();
     }
     void *memory = nullptr;
-    const cudaError_t error = call(&memory);
+    cudaError_t error = call(&memory);
+    if (error == cudaErrorMemoryAllocation) {
+        trim_pool(device_id);
+        error = call(&memory);
+    }
     if (error == cudaErrorMemoryAllocation) {
         return out_of_memory(device_id, size);
     }
@@ -118,14 +160,8 @@ template <class Call> cudaError_t beside_capture(Call &&call) {
     return error;
 }
 
-// The default stream cannot say whether it captures while another one does, and must not be used then.
 template <class Call> cudaError_t on_stream(infinirtStream_t stream, Call &&call) {
-    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
-    const cudaError_t asked = cudaStreamIsCapturing(native(stream), &status);
-    if (asked != cudaSuccess) {
-        cudaGetLastError();
-    }
-    return asked != cudaSuccess || status != cudaStreamCaptureStatusNone ? beside_capture(call) : call(native(stream));
+    return is_capturing(native(stream)) ? beside_capture(call) : call(native(stream));
 }
 
 Status malloc_async(int device_id, void **ptr, size_t size, infinirtStream_t stream) {

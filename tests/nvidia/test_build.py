@@ -16,8 +16,8 @@ from infiniop import errors, runtime
 from infiniop.registry import BackendInfo, backends
 
 ROOT = Path(__file__).parents[2]
-ALLOWED_FRAMES = re.compile(r"kernelId|append_kernel|multiply_fewI.*Li2ELb1E")
-"""Kernels of doubles; the copy of a few rows; a product by 4-bit weights that keeps 16 bytes on sm_80."""
+ALLOWED_FRAMES = re.compile(r"kernelId")
+"""Kernels of doubles."""
 
 
 @pytest.fixture(scope="module")

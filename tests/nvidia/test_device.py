@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 import infiniop
-from infiniop import ops, runtime
+from infiniop import errors, ops, runtime
+from infiniop._library import ffi, lib
 from infiniop.conformance import runner
 from infiniop.conformance.call import Declined
 from infiniop.conformance.subject import subject
+from infiniop.device import Device
 from infiniop.operators import all_operators
 
 
@@ -47,6 +53,69 @@ def test_torch_tensors_run_on_torchs_current_stream() -> None:
         assert torch.equal(c, a + a)
 
 
+def test_torch_captures_our_calls() -> None:
+    """A graph of torch's: new outputs, and an operator that needs a workspace."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a torch with CUDA")
+    a, b = (torch.randn(256, 256, device="cuda") for _ in range(2))
+    ops.gemm(a, b)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        c = ops.gemm(ops.add(a, a), b)
+    a.copy_(torch.randn(256, 256, device="cuda"))
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.allclose(c.double(), 2 * a.double() @ b.double(), rtol=1e-4, atol=1e-4)
+
+
+def test_torch_takes_our_tensors() -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs a torch with CUDA")
+    ours = ops.add(*(infiniop.asarray(np.arange(1 << 16, dtype=np.float32), device="nvidia") for _ in range(2)))
+    theirs = torch.from_dlpack(ours)
+    assert theirs.is_cuda and theirs.data_ptr() == ours.data_ptr
+    assert theirs.sum().item() == 2 * sum(range(1 << 16))
+    theirs += 1
+    torch.cuda.synchronize()
+    assert ours.to("cpu").numpy()[0] == 1
+
+
+def test_cupy_arrays() -> None:
+    cupy = pytest.importorskip("cupy")
+    with cupy.cuda.Stream(non_blocking=True) as stream:
+        a = cupy.arange(1 << 16, dtype=cupy.float32)
+        c = cupy.empty_like(a)
+        ops.add(a, a, out=c, stream=stream.ptr)
+        assert (c == 2 * a).all()
+    assert (cupy.asarray(ops.add(a, a)) == 2 * a).all()
+
+
+def test_collectives_of_one_rank() -> None:
+    """NCCL is found, and a sum over one rank is what it was given."""
+    comms, code = ffi.new("infinicclComm_t[1]"), Device("nvidia").code
+    status = lib.infinicclCommInitAll(code, comms, 1, ffi.new("int[]", [0]))
+    if status == lib.INFINI_STATUS_DEVICE_NOT_INITIALIZED:
+        pytest.skip("needs NCCL")
+    errors.check(status)
+    x, y = infiniop.asarray(np.arange(9, dtype=np.float32), device="nvidia"), infiniop.zeros(9, device="nvidia")
+    pointers = [ffi.cast("void *", t.data_ptr) for t in (x, y)]
+    errors.check(lib.infinicclAllReduce(*pointers, 9, lib.INFINI_DTYPE_F32, lib.INFINICCL_SUM, comms[0], ffi.NULL))
+    assert np.array_equal(y.to("cpu").numpy(), np.arange(9))
+    errors.check(lib.infinicclCommDestroy(comms[0]))
+
+
+def test_cublaslt_is_found() -> None:
+    """Without it products are our own kernels', which are right and slower; the log has a line."""
+    program = "import infiniop, numpy as np; a = infiniop.zeros((64, 64), device='nvidia'); infiniop.ops.gemm(a, a)"
+    environment = {**os.environ, "INFINIOP_LOG_LEVEL": "info"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "without cuBLASLt" not in done.stderr, done.stderr
+
+
 def test_cuda_arrays_without_torch() -> None:
     """Anything with __cuda_array_interface__ comes in as it lies."""
     array = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -60,12 +129,14 @@ def test_cuda_arrays_without_torch() -> None:
     assert np.array_equal(ops.add(Lent(), Lent()).to("cpu").numpy(), array + array)
 
 
-def test_pycuda_arrays_in_pycudas_context_and_stream() -> None:
+@pytest.mark.parametrize("primary", [True, False])
+def test_pycuda_arrays_in_pycudas_context_and_stream(primary: bool) -> None:
     driver = pytest.importorskip("pycuda.driver")
     gpuarray = pytest.importorskip("pycuda.gpuarray")
     driver.init()
-    context = driver.Device(0).retain_primary_context()
-    context.push()
+    context = driver.Device(0).retain_primary_context() if primary else driver.Device(0).make_context()
+    if primary:
+        context.push()
     try:
         stream = driver.Stream()
         a = gpuarray.to_gpu_async(np.arange(1000, dtype=np.float32), stream=stream)

@@ -38,40 +38,40 @@ def failures(operator: Operator, chosen: list[Sample], backend: str) -> list[str
     return found
 
 
-def operator_of(emulator: str, name: str) -> Operator:
-    if not subject(emulator).has(name):
+def operator_of(nvidia: str, name: str) -> Operator:
+    if not subject(nvidia).has(name):
         pytest.skip(f"the NVIDIA backend has no {name}")
     return all_operators()[name]
 
 
 @pytest.mark.parametrize("name", list(all_operators()))
-def test_some_samples(emulator: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_some_samples(nvidia: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spread of the small ones; every other run backwards."""
-    operator = operator_of(emulator, name)
+    operator = operator_of(nvidia, name)
     every = list(samples(operator, QUICK))
     chosen = every[:: max(1, len(every) // PER_OPERATOR)]
-    wrong = failures(operator, chosen[::2], emulator)
+    wrong = failures(operator, chosen[::2], nvidia)
     monkeypatch.setenv("INFINIOP_EMULATOR_ORDER", "reverse")
-    wrong += failures(operator, chosen[1::2], emulator)
+    wrong += failures(operator, chosen[1::2], nvidia)
     assert not wrong, "\n" + "\n".join(wrong)
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("order", ["forward", "reverse"])
 @pytest.mark.parametrize("name", list(all_operators()))
-def test_all_samples(emulator: str, name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    operator = operator_of(emulator, name)
+def test_all_samples(nvidia: str, name: str, order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = operator_of(nvidia, name)
     monkeypatch.setenv("INFINIOP_EMULATOR_ORDER", order)
-    wrong = failures(operator, list(samples(operator, LARGEST)), emulator)
+    wrong = failures(operator, list(samples(operator, LARGEST)), nvidia)
     assert not wrong, "\n" + "\n".join(wrong)
 
 
 @pytest.mark.parametrize("name", list(all_operators()))
-def test_error_samples(emulator: str, name: str) -> None:
-    operator = operator_of(emulator, name)
+def test_error_samples(nvidia: str, name: str) -> None:
+    operator = operator_of(nvidia, name)
     wrong = []
     for sample in operator.error_samples(np.random.default_rng(2)):
-        wrong += [f"{sample.name}: {f}" for f in runner.run_error_sample(operator, sample, emulator)]
+        wrong += [f"{sample.name}: {f}" for f in runner.run_error_sample(operator, sample, nvidia)]
     assert not wrong, "\n" + "\n".join(wrong)
 
 
@@ -87,7 +87,7 @@ def test_with_address_sanitizer() -> None:
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=0",
         "INFINIOP_BACKEND_PATH": str(plugin),
     }
-    command = [sys.executable, str(Path(__file__).parent / "sanitized.py")]
+    command = [sys.executable, str(Path(__file__).parent / "sanitized.py"), "emulator", "25"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr[-5000:]
     assert done.stdout.startswith("clean: ")

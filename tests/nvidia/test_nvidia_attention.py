@@ -38,20 +38,20 @@ def check(name: str, tensors: dict, attrs: dict, backend: str) -> None:
 )
 @settings(max_examples=12, deadline=None)
 def test_decode_divides_the_keys(
-    emulator: str, lengths: list[int], heads: tuple[int, int], sizes: tuple[int, int | None], block_size: int,
+    nvidia: str, lengths: list[int], heads: tuple[int, int], sizes: tuple[int, int | None], block_size: int,
     dtype: DType, slopes: bool, seed: int,
 ) -> None:  # fmt: skip
     (nh, nkvh), (d, dv) = heads, sizes
     rng = np.random.default_rng(seed)
     tensors = decode._arguments(rng, dtype, lengths, nh, nkvh, d, block_size, dv=dv, slopes=slopes)
-    check("paged_attention", tensors, {"scale": d**-0.5}, emulator)
+    check("paged_attention", tensors, {"scale": d**-0.5}, nvidia)
 
 
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=lambda d: d.name)
-def test_latent_heads_divide_the_keys(emulator: str, dtype: DType) -> None:
+def test_latent_heads_divide_the_keys(nvidia: str, dtype: DType) -> None:
     rng = np.random.default_rng(0)
     tensors = decode._arguments(rng, dtype, [600, 1, 257], 16, 1, 576, 16, dv=512)
-    check("paged_attention", tensors, {"scale": 576**-0.5}, emulator)
+    check("paged_attention", tensors, {"scale": 576**-0.5}, nvidia)
 
 
 @given(
@@ -64,18 +64,18 @@ def test_latent_heads_divide_the_keys(emulator: str, dtype: DType) -> None:
 )
 @settings(max_examples=8, deadline=None)
 def test_prefill(
-    emulator: str, new: list[int], history: int, heads: tuple[int, int], d: int, dtype: DType, slopes: bool
+    nvidia: str, new: list[int], history: int, heads: tuple[int, int], d: int, dtype: DType, slopes: bool
 ) -> None:
     rng = np.random.default_rng(sum(new))
     lengths = [n + history * (i % 2) for i, n in enumerate(new)]
     tensors = prefill._arguments(rng, dtype, new, lengths, *heads, d, 16, slopes=slopes)
-    check("paged_attention_prefill", tensors, {"scale": d**-0.5}, emulator)
+    check("paged_attention_prefill", tensors, {"scale": d**-0.5}, nvidia)
 
 
-def test_dense_decode_divides_the_keys(emulator: str) -> None:
+def test_dense_decode_divides_the_keys(nvidia: str) -> None:
     tensors = dense._arguments(np.random.default_rng(0), BF16, 2, 4, 2, 3, 64, 900, lengths=[900, 40])
     for causal in (0, 1):
-        check("flash_attention", tensors, {"scale": 0.125, "is_causal": causal}, emulator)
+        check("flash_attention", tensors, {"scale": 0.125, "is_causal": causal}, nvidia)
 
 
 def on(device: str, array: np.ndarray | None) -> infiniop.Tensor | None:
@@ -84,14 +84,14 @@ def on(device: str, array: np.ndarray | None) -> infiniop.Tensor | None:
 
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=lambda d: d.name)
 @pytest.mark.parametrize("entry", [0, 20, 39])
-def test_a_bad_entry_in_any_share_skips_the_sequence(emulator: str, dtype: DType, entry: int) -> None:
+def test_a_bad_entry_in_any_share_skips_the_sequence(nvidia: str, dtype: DType, entry: int) -> None:
     tensors = decode._arguments(np.random.default_rng(1), dtype, [640, 640], 2, 1, 64, 16)
     tensors["block_tables"][1, entry] = len(tensors["k_cache"])
     before = np.array(tensors["out"])
     q, k, v, tables, lengths = (
-        on(emulator, np.ascontiguousarray(tensors[n])) for n in ("q", "k_cache", "v_cache", "block_tables", "seq_lens")
+        on(nvidia, np.ascontiguousarray(tensors[n])) for n in ("q", "k_cache", "v_cache", "block_tables", "seq_lens")
     )
-    out = on(emulator, np.ascontiguousarray(before))
+    out = on(nvidia, np.ascontiguousarray(before))
     assert out is not None
     ops.paged_attention(q, k, v, tables, lengths, None, scale=0.125, out=out)
     after = out.to("cpu").numpy()
@@ -100,20 +100,20 @@ def test_a_bad_entry_in_any_share_skips_the_sequence(emulator: str, dtype: DType
 
 
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=lambda d: d.name)
-def test_a_captured_launch_serves_other_lengths(emulator: str, dtype: DType) -> None:
+def test_a_captured_launch_serves_other_lengths(nvidia: str, dtype: DType) -> None:
     tensors = decode._arguments(np.random.default_rng(2), dtype, [600, 600], 4, 2, 64, 16)
     q, k, v, tables = (
-        on(emulator, np.ascontiguousarray(tensors[n])) for n in ("q", "k_cache", "v_cache", "block_tables")
+        on(nvidia, np.ascontiguousarray(tensors[n])) for n in ("q", "k_cache", "v_cache", "block_tables")
     )
-    lengths = infiniop.from_numpy(np.array([600, 600])).to(emulator)
-    out = on(emulator, np.zeros_like(np.ascontiguousarray(tensors["out"])))
+    lengths = infiniop.from_numpy(np.array([600, 600])).to(nvidia)
+    out = on(nvidia, np.zeros_like(np.ascontiguousarray(tensors["out"])))
     assert out is not None
 
     def call() -> None:
         ops.paged_attention(q, k, v, tables, lengths, None, scale=0.125, out=out)
 
     call()
-    with infiniop.capture(device=emulator) as graph:
+    with infiniop.capture(device=nvidia) as graph:
         call()
     for now in ([600, 3], [1, 511]):
         lengths.copy_(infiniop.from_numpy(np.array(now)))
@@ -123,15 +123,15 @@ def test_a_captured_launch_serves_other_lengths(emulator: str, dtype: DType) -> 
         assert (replayed == out.to("cpu").numpy()).all()
 
 
-def test_memory_off_by_one_element(emulator: str) -> None:
+def test_memory_off_by_one_element(nvidia: str) -> None:
     """Tensor cores read 16 bytes at a time: such queries are another kernel's."""
     rng = np.random.default_rng(3)
     tensors = decode._arguments(rng, BF16, [40], 2, 1, 64, 16)
     arrays = {n: np.ascontiguousarray(a) for n, a in tensors.items() if a is not None}
     flat = np.zeros(arrays["q"].size + 1, arrays["q"].dtype)
     flat[1:] = arrays["q"].ravel()
-    odd = infiniop.from_numpy(flat).to(emulator)[1:].reshape(arrays["q"].shape)
-    caches = [on(emulator, arrays[n]) for n in ("k_cache", "v_cache", "block_tables", "seq_lens")]
+    odd = infiniop.from_numpy(flat).to(nvidia)[1:].reshape(arrays["q"].shape)
+    caches = [on(nvidia, arrays[n]) for n in ("k_cache", "v_cache", "block_tables", "seq_lens")]
     got = ops.paged_attention(odd, *caches, None, scale=0.125).to("cpu").numpy()
-    want = ops.paged_attention(on(emulator, arrays["q"]), *caches, None, scale=0.125).to("cpu").numpy()
+    want = ops.paged_attention(on(nvidia, arrays["q"]), *caches, None, scale=0.125).to("cpu").numpy()
     np.testing.assert_allclose(got.astype(np.float32), want.astype(np.float32), atol=8e-3)

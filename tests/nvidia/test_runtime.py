@@ -34,24 +34,46 @@ def in_a_process(program: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_memory_goes_there_and_back(emulator: str) -> None:
+def test_memory_goes_there_and_back(nvidia: str) -> None:
     array = np.arange(1000, dtype=np.float32).reshape(10, 100)
-    there = infiniop.asarray(array, device=emulator)
-    assert str(there.device) == "emulator:0"
+    there = infiniop.asarray(array, device=nvidia)
+    assert str(there.device) == f"{nvidia}:0"
     assert np.array_equal(there.to("cpu").numpy(), array)
-    free, total = runtime.memory_info(emulator)
+    free, total = runtime.memory_info(nvidia)
     assert 0 < free <= total
 
 
-def test_what_does_not_fit_says_what_was_free(emulator: str) -> None:
+def test_what_does_not_fit_says_what_was_free(nvidia: str) -> None:
     with pytest.raises(errors.InfiniopError, match=r"at most the \d+ bytes that are free on nvidia 0, got \d+ bytes"):
-        infiniop.empty((1 << 40,), device=emulator)
+        infiniop.empty((1 << 40,), device=nvidia)
 
 
-def test_streams_and_events(emulator: str) -> None:
-    stream, other = infiniop.Stream(emulator), infiniop.Stream(emulator)
-    a, b = infiniop.asarray(np.ones(100, np.float32), device=emulator), infiniop.zeros(100, device=emulator)
-    start, end = infiniop.Event(emulator), infiniop.Event(emulator)
+_KEPT = """
+import infiniop
+from infiniop._library import ffi, lib
+from infiniop.device import Device
+from infiniop.errors import check
+device, room = Device("emulator"), ffi.new("void **")
+check(lib.infinirtSetDevice(device.code, 0))
+before = infiniop.runtime.memory_info("emulator")
+check(lib.infinirtMallocAsync(room, 9 << 30, ffi.NULL))
+check(lib.infinirtFreeAsync(room[0], ffi.NULL))
+print(infiniop.runtime.memory_info("emulator") == before)
+check(lib.infinirtMalloc(room, 9 << 30))
+check(lib.infinirtFree(room[0]))
+"""
+
+
+def test_memory_that_the_pool_keeps_is_free() -> None:
+    """It counts as free, and another way of allocating gets it."""
+    assert in_a_process(_KEPT) == "True"
+
+
+def test_streams_and_events(nvidia: str) -> None:
+    stream, other = infiniop.Stream(nvidia), infiniop.Stream(nvidia)
+    a, b = infiniop.asarray(np.ones(100, np.float32), device=nvidia), infiniop.zeros(100, device=nvidia)
+    infiniop.synchronize(nvidia)  # the default stream made them
+    start, end = infiniop.Event(nvidia), infiniop.Event(nvidia)
     start.record(stream)
     ops.add(a, a, out=b, stream=stream)
     end.record(stream)
@@ -61,9 +83,9 @@ def test_streams_and_events(emulator: str) -> None:
     assert (b.to("cpu").numpy() == 2).all()
 
 
-def test_a_graph_replays_with_new_contents(emulator: str) -> None:
-    stream = infiniop.Stream(emulator)
-    x, y = infiniop.zeros((3, 64), device=emulator), infiniop.zeros((3, 64), device=emulator)
+def test_a_graph_replays_with_new_contents(nvidia: str) -> None:
+    stream = infiniop.Stream(nvidia)
+    x, y = infiniop.zeros((3, 64), device=nvidia), infiniop.zeros((3, 64), device=nvidia)
     with infiniop.capture(stream) as graph:
         ops.add(x, x, out=y)
         ops.mul(y, y, out=y)
@@ -76,10 +98,10 @@ def test_a_graph_replays_with_new_contents(emulator: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(all_operators()))
-def test_every_operator_can_be_captured(emulator: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_operator_can_be_captured(nvidia: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emulator refuses allocations and waits during a capture, as CUDA does."""
     operator = all_operators()[name]
-    if not subject(emulator).has(name):
+    if not subject(nvidia).has(name):
         pytest.skip(f"the NVIDIA backend has no {name}")
     launch = call.Descriptor.launch
 
@@ -96,7 +118,7 @@ def test_every_operator_can_be_captured(emulator: str, name: str, monkeypatch: p
     ]
     for sample in small[:: max(1, len(small) // 8)]:
         try:
-            assert runner.run_sample(operator, sample, emulator) == [], sample.name
+            assert runner.run_sample(operator, sample, nvidia) == [], sample.name
         except Declined:
             continue
 
@@ -136,6 +158,16 @@ def test_without_a_device(driver: str, reason: str) -> None:
     assert said.startswith("0\n") and reason in said
 
 
+def test_a_driver_that_fails_is_in_nobodys_way() -> None:
+    said = in_a_process(
+        "import numpy as np\nfrom infiniop import ops, runtime\nfrom infiniop._library import ffi, lib\n"
+        "print(runtime.device_count('emulator'), lib.infinirtGetAllDeviceCount(ffi.new('int[64]')))\n"
+        "print(ops.add(np.ones(2, np.float32), np.ones(2, np.float32)))",
+        INFINIOP_EMULATOR_DEVICES="-1",
+    )
+    assert said == "0 0\n[2. 2.]"
+
+
 def test_calls_go_to_the_device_of_their_tensors() -> None:
     """Two devices, the other one current: the kernel's device is made current and the caller's restored."""
     said = in_a_process(
@@ -162,7 +194,7 @@ shapes = st.integers(1, 40)
     gaps=st.tuples(*[st.integers(0, 9)] * 4), dtype=st.sampled_from(["float16", "float32"]), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_paged_caching_with_any_strides(
-    emulator: str, ntok: int, heads: int, widths: tuple[int, int], block: int, gaps: tuple[int, ...], dtype: str,
+    nvidia: str, ntok: int, heads: int, widths: tuple[int, int], block: int, gaps: tuple[int, ...], dtype: str,
     seed: int,
 ) -> None:  # fmt: skip
     """Units from 2 to 16 bytes, several tokens in a block or several rounds per token: launch plans for all of them."""
@@ -179,7 +211,7 @@ def test_paged_caching_with_any_strides(
     slots[rng.random(ntok) < 0.2] = -1
     expected = [cache.copy() for cache in caches]
     all_operators()["paged_caching"].reference(*expected, *sources, slots)
-    arguments = [infiniop.asarray(a, device=emulator) for a in (*caches, *sources, slots)]
+    arguments = [infiniop.asarray(a, device=nvidia) for a in (*caches, *sources, slots)]
     ops.paged_caching(*arguments)
     for tensor, want in zip(arguments, expected, strict=False):
         assert np.array_equal(tensor.to("cpu").numpy(), want)

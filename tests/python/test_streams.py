@@ -61,6 +61,14 @@ def test_copies_are_recorded() -> None:
     assert target.tolist() == [0, 1, 2, 3]
 
 
+def test_nothing_is_collected_while_capturing() -> None:
+    """What goes in a collection may be a stream or a graph, which a recording device does not let go."""
+    assert gc.isenabled()
+    with infiniop.capture():
+        assert not gc.isenabled()
+    assert gc.isenabled()
+
+
 def test_a_failure_while_capturing_ends_the_capture() -> None:
     a = infiniop.zeros(4)
     with pytest.raises(RuntimeError, match="enough"), infiniop.capture():

@@ -13,19 +13,21 @@ using schema::attention::T;
 
 // New rows [heads][tokens][d] and where they go in a cache.
 struct Append {
-    const void *from[2];
-    void *to[2];
-    int64_t from_head[2], from_token[2], to_head[2], to_token[2];
+    struct Side {
+        const void *from;
+        void *to;
+        int64_t from_head, from_token, to_head, to_token;
+    } keys, values;
     int64_t tokens, d, total; // total: elements of one side
 };
 
 // Grid: x: elements, y: keys or values.
 template <class E> __global__ void append_kernel(const Append a) {
-    const int side = blockIdx.y;
+    const Append::Side side = blockIdx.y == 0 ? a.keys : a.values;
     for (int64_t i = global_thread(); i < a.total; i += grid_threads()) {
         const int64_t column = i % a.d, token = i / a.d % a.tokens, head = i / a.d / a.tokens;
-        static_cast<E *>(a.to[side])[head * a.to_head[side] + token * a.to_token[side] + column] =
-            static_cast<const E *>(a.from[side])[head * a.from_head[side] + token * a.from_token[side] + column];
+        static_cast<E *>(side.to)[head * side.to_head + token * side.to_token + column] =
+            static_cast<const E *>(side.from)[head * side.from_head + token * side.from_token + column];
     }
 }
 
@@ -53,14 +55,11 @@ struct State {
         p.block_size = most_dense_keys;
         p.scale = 1.0f / std::sqrt(float(p.d));
         p.causal = true;
-        const size_t sources[2] = {T::k, T::v};
-        const CacheStrides to[2] = {p.k_at, p.v_at};
-        for (size_t i = 0; i < 2; i++) {
-            s.append.from_head[i] = call.stride(sources[i], 0);
-            s.append.from_token[i] = call.stride(sources[i], 1);
-            s.append.to_head[i] = to[i].head;
-            s.append.to_token[i] = to[i].row;
-        }
+        const auto side = [&](size_t source, const CacheStrides &to) {
+            return Append::Side{nullptr, nullptr, call.stride(source, 0), call.stride(source, 1), to.head, to.row};
+        };
+        s.append.keys = side(T::k, p.k_at);
+        s.append.values = side(T::v, p.v_at);
         s.append.tokens = tokens;
         s.append.d = p.d;
         s.append.total = tokens * p.d * p.kv_heads;
@@ -79,10 +78,10 @@ struct State {
         const Status status = visit_size(element_size(plan.dtype), [&](auto tag) {
             using E = typename decltype(tag)::type;
             Append a = append;
-            a.from[0] = run.data<void>(T::k);
-            a.from[1] = run.data<void>(T::v);
-            a.to[0] = run.data<E>(T::k_cache) + ptrdiff_t(first) * p.k_at.row;
-            a.to[1] = run.data<E>(T::v_cache) + ptrdiff_t(first) * p.v_at.row;
+            a.keys.from = run.data<void>(T::k);
+            a.values.from = run.data<void>(T::v);
+            a.keys.to = run.data<E>(T::k_cache) + ptrdiff_t(first) * p.k_at.row;
+            a.values.to = run.data<E>(T::v_cache) + ptrdiff_t(first) * p.v_at.row;
             const Plan grid = plan_items(plan.limits, a.total);
             return nvidia::launch(append_kernel<E>, dim3(grid.blocks, 2), grid.threads, 0, run.stream(), a);
         });

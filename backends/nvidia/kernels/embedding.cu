@@ -20,7 +20,7 @@ struct Parameters {
     int64_t units, output_last, source_last;
 };
 
-template <class U> __global__ void gather_kernel(Parameters p) {
+template <class U> __global__ void __launch_bounds__(1024) gather_kernel(Parameters p) {
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= p.rows.count) {
         return;

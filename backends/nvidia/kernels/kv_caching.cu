@@ -24,7 +24,7 @@ struct Parameters {
     int64_t rows, heads, snew, smax;
 };
 
-template <class U> __global__ void kv_caching_kernel(Parameters p) {
+template <class U> __global__ void __launch_bounds__(1024) kv_caching_kernel(Parameters p) {
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= p.rows) {
         return;

@@ -36,7 +36,7 @@ __device__ __forceinline__ void copy_token(const Side &side, int64_t heads, int6
     }
 }
 
-template <class U> __global__ void paged_caching_kernel(Parameters p) {
+template <class U> __global__ void __launch_bounds__(1024) paged_caching_kernel(Parameters p) {
     const int64_t n = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     const int64_t slot = n < p.ntok ? p.slots[n] : -1;
     if (slot < 0 || slot >= p.nslots) {

@@ -79,24 +79,25 @@ Status OwnProduct::launch(ProductParams run, infinirtStream_t stream) const {
     }
     run.x_vectors = aligned(run.x) && run.x_column == 1 && run.x_row % 8 == 0 && run.x_batch % 8 == 0;
     const bool tensor_cores = dtype != INFINI_DTYPE_F32 && (packed || (streams(run) && aligned(run.w)));
-    constexpr int64_t most_batch = 65535; // of a grid
+    constexpr int64_t most_blocks = 65535, most_rows = most_blocks * PlainProduct::rows; // of a grid's y and z
     const ptrdiff_t size = ptrdiff_t(element_size(dtype));
-    for (int64_t first = 0; first < batch; first += most_batch) {
-        ProductParams part = run;
-        part.x = static_cast<const char *>(run.x) + first * run.x_batch * size;
-        part.w = static_cast<const char *>(run.w) + first * run.w_batch * size;
-        part.y = static_cast<char *>(run.y) + first * run.y_batch * size;
-        const unsigned count = unsigned(std::min(batch - first, most_batch));
-        const Status status = visit_float(dtype, [&](auto tag) {
-            using T = typename decltype(tag)::type;
-            return packed ? launch_as<T, true>(part, tensor_cores, count, stream)
-                          : launch_as<T, false>(part, tensor_cores, count, stream);
-        });
-        if (status != INFINI_STATUS_SUCCESS) {
-            return status;
+    Status status = INFINI_STATUS_SUCCESS;
+    for (int64_t first = 0; first < batch; first += most_blocks) {
+        for (int64_t row = 0; row < run.m && status == INFINI_STATUS_SUCCESS; row += most_rows) {
+            ProductParams part = run;
+            part.m = int(std::min(run.m - row, most_rows));
+            part.x = static_cast<const char *>(run.x) + (first * run.x_batch + row * run.x_row) * size;
+            part.w = static_cast<const char *>(run.w) + first * run.w_batch * size;
+            part.y = static_cast<char *>(run.y) + (first * run.y_batch + row * run.y_row) * size;
+            const unsigned count = unsigned(std::min(batch - first, most_blocks));
+            status = visit_float(dtype, [&](auto tag) {
+                using T = typename decltype(tag)::type;
+                return packed ? launch_as<T, true>(part, tensor_cores, count, stream)
+                              : launch_as<T, false>(part, tensor_cores, count, stream);
+            });
         }
     }
-    return INFINI_STATUS_SUCCESS;
+    return status;
 }
 
 } // namespace infiniop::nvidia

@@ -220,7 +220,7 @@ __device__ void products_one_by_one(const ProductParams &p, const PackedReader &
 
 // Grid: x: tiles of 16 rows of w; z: the batch. XT: tiles of 8 rows of x. The warps share the columns.
 template <class T, int XT, bool PACKED>
-__global__ void __launch_bounds__(32 * few_warps) multiply_few(const ProductParams p) {
+__global__ void __launch_bounds__(32 * few_warps, (XT == 2 && PACKED) ? 2 : 3) multiply_few(const ProductParams p) {
     __shared__ float shared[few_warps][XT][32][4];
     const T *x = static_cast<const T *>(p.x) + blockIdx.z * p.x_batch;
     float sums[XT][4] = {};

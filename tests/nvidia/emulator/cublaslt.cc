@@ -1,6 +1,8 @@
 // A stand-in for libcublasLt on the emulator: the part of its interface that backends/nvidia/cublaslt.cc uses, checked
-// strictly, and products of columns in f32. INFINIOP_CUBLASLT names it.
+// strictly, and products of columns in f32. INFINIOP_CUBLASLT names it. INFINIOP_EMULATOR_CUBLASLT_ALIGNMENT: there is
+// no algorithm for memory aligned to less.
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 namespace {
@@ -21,7 +23,7 @@ struct Layout {
 };
 
 struct Preference {
-    uint32_t alignments[4] = {256, 256, 256, 256};
+    uint32_t alignments[4] = {256, 256, 256, 256}, reductions = 7;
 };
 
 struct Heuristic {
@@ -142,6 +144,10 @@ int cublasLtMatmulPreferenceSetAttribute(void *preference, int attribute, const 
         static_cast<Preference *>(preference)->alignments[attribute - 5] = read<uint32_t>(value);
         return success;
     }
+    if (attribute == 3 && size == 4) {
+        static_cast<Preference *>(preference)->reductions = read<uint32_t>(value);
+        return success;
+    }
     return attribute == 1 && size == sizeof(size_t) ? success : invalid;
 }
 
@@ -152,9 +158,15 @@ int cublasLtMatmulPreferenceDestroy(void *preference) {
 
 int cublasLtMatmulAlgoGetHeuristic(void *, void *, void *, void *, void *, void *, void *preference, int,
                                    Heuristic *found, int *count) {
+    const Preference &wanted = *static_cast<Preference *>(preference);
+    const char *least = getenv("INFINIOP_EMULATOR_CUBLASLT_ALIGNMENT");
     *found = {};
+    *count = 0;
     for (int i = 0; i < 4; i++) {
-        found->algorithm[i] = static_cast<Preference *>(preference)->alignments[i];
+        if (wanted.reductions != 2 || (least && wanted.alignments[i] < uint32_t(atoi(least)))) {
+            return unsupported;
+        }
+        found->algorithm[i] = wanted.alignments[i];
     }
     found->workspace = 64;
     *count = 1;
@@ -177,7 +189,8 @@ int cublasLtMatmul(void *, void *product, const float *alpha, const void *a, voi
     const bool shapes = (p.transposed[0] ? ma.columns : ma.rows) == rows &&
                         (p.transposed[1] ? mb.rows : mb.columns) == columns &&
                         (p.transposed[1] ? mb.columns : mb.rows) == terms;
-    if (!shapes || !workspace || workspace_size != 64 || ma.batch != md.batch || mb.batch != md.batch) {
+    if (!shapes || !workspace || reinterpret_cast<uintptr_t>(workspace) % 256 != 0 || workspace_size != 64 ||
+        ma.batch != md.batch || mb.batch != md.batch) {
         return invalid;
     }
     memset(workspace, 0xff, workspace_size);

@@ -1,9 +1,11 @@
 // Fibers, their scheduler, and the runtime API of the emulator.
 #include <cuda_runtime.h>
 
+#include <malloc.h>
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -383,6 +385,8 @@ const char *cudaGetErrorName(cudaError_t error) {
         return "cudaErrorInvalidDevice";
     case cudaErrorLaunchFailure:
         return "cudaErrorLaunchFailure";
+    case cudaErrorSystemDriverMismatch:
+        return "cudaErrorSystemDriverMismatch";
     case cudaErrorStreamCaptureUnsupported:
         return "cudaErrorStreamCaptureUnsupported";
     default:
@@ -399,8 +403,8 @@ cudaError_t cudaDriverGetVersion(int *version) {
 }
 
 cudaError_t cudaGetDeviceCount(int *count) {
-    *count = environment("INFINIOP_EMULATOR_DEVICES", 1);
-    return *count > 0 ? cudaSuccess : cudaErrorNoDevice;
+    *count = environment("INFINIOP_EMULATOR_DEVICES", 1); // below 0: the driver fails
+    return *count > 0 ? cudaSuccess : *count == 0 ? cudaErrorNoDevice : cudaErrorSystemDriverMismatch;
 }
 
 namespace {
@@ -431,8 +435,12 @@ cudaError_t cudaDeviceSynchronize() { return forbidden_in_capture(); }
 
 // ---- memory ---------------------------------------------------------------------------------------------------
 
+namespace {
+std::atomic<size_t> pooled{0}; // bytes that were freed on a stream and not trimmed
+}
+
 cudaError_t cudaMemGetInfo(size_t *free, size_t *total) {
-    *free = size_t(8) << 30;
+    *free = (size_t(8) << 30) - pooled;
     *total = size_t(16) << 30;
     return cudaSuccess;
 }
@@ -441,7 +449,8 @@ cudaError_t cudaMalloc(void **ptr, size_t size) {
     if (const cudaError_t error = forbidden_in_capture()) {
         return error;
     }
-    return size <= size_t(16) << 30 && posix_memalign(ptr, 256, size) == 0 ? cudaSuccess : cudaErrorMemoryAllocation;
+    const bool fits = size + pooled <= size_t(16) << 30;
+    return fits && posix_memalign(ptr, 256, size) == 0 ? cudaSuccess : cudaErrorMemoryAllocation;
 }
 
 cudaError_t cudaFree(void *ptr) {
@@ -457,10 +466,17 @@ cudaError_t cudaFreeHost(void *ptr) { return cudaFree(ptr); }
 // In a capture they would become nodes of the graph, which the backend never means. They need no device's attention, so
 // that a relaxed thread may call them.
 cudaError_t cudaMallocAsync(void **ptr, size_t size, cudaStream_t stream) {
+    pooled -= std::min(pooled.load(), size);
     return stream && stream->capturing() ? cudaErrorStreamCaptureUnsupported : cudaMalloc(ptr, size);
 }
 cudaError_t cudaFreeAsync(void *ptr, cudaStream_t stream) {
-    return stream && stream->capturing() ? cudaErrorStreamCaptureUnsupported : cudaFree(ptr);
+    if (stream && stream->capturing()) {
+        return cudaErrorStreamCaptureUnsupported;
+    }
+    const size_t size = malloc_usable_size(ptr);
+    const cudaError_t error = cudaFree(ptr);
+    pooled += error == cudaSuccess ? size : 0;
+    return error;
 }
 
 cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int) {
@@ -469,6 +485,16 @@ cudaError_t cudaDeviceGetDefaultMemPool(cudaMemPool_t *pool, int) {
 }
 
 cudaError_t cudaMemPoolSetAttribute(cudaMemPool_t, cudaMemPoolAttr, void *) { return cudaSuccess; }
+
+cudaError_t cudaMemPoolGetAttribute(cudaMemPool_t, cudaMemPoolAttr which, void *value) {
+    *static_cast<uint64_t *>(value) = which == cudaMemPoolAttrReservedMemCurrent ? pooled.load() : 0;
+    return cudaSuccess;
+}
+
+cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, size_t) {
+    pooled = 0;
+    return cudaSuccess;
+}
 
 cudaError_t cudaMemcpy(void *dst, const void *src, size_t size, cudaMemcpyKind kind) {
     const cudaError_t error = forbidden_in_capture();
