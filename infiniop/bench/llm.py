@@ -90,7 +90,8 @@ def run(
     weights: str | None = None,
 ) -> Result:
     """Measures the engines in turns, and the limits among them, on one checkpoint in a temporary folder; decode at
-    `context` tokens as well where it is given. `weights` int8 or int4: of ours and of llama.cpp (Q8_0, Q4_0)."""
+    `context` tokens as well where it is given. `weights`: what ours gets as `quantize`; llama.cpp then has Q8_0
+    or Q4_0."""
     from infiniop.lm import AutoLlamaModel
 
     meter = limits.Meter()
@@ -102,7 +103,7 @@ def run(
         share = _python_share(running["ours"], [1], max(tokens, 8))  # before the threads of others are there
         sizes = {"ours": _weight_bytes(loaded)}
         if peers:
-            form = engines.GGUF_FORMS[(weights or dtype_name).removesuffix("-a8")]
+            form = engines.GGUF_FORMS[(weights or dtype_name).split("-")[0]]
             _add_peers(running, sizes, checkpoint, dtype_name, form)
         ids = np.random.default_rng(0).integers(0, model.vocab, prompt).tolist()
         timings: dict[str, list[engines.Timing]] = {name: [] for name in running}

@@ -73,7 +73,8 @@ def bench_llm(
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the installed peers as well.")] = True,
     context: Annotated[int | None, typer.Option(min=1, help="Also decode after this many tokens.")] = None,
     weights: Annotated[
-        str | None, typer.Option(help="int8, int4, int8-a8 or int4-a8; llama.cpp then has Q8_0 or Q4_0.")
+        str | None,
+        typer.Option(help="int8 or int4, with what quantize takes (int4-o4: all of it); llama.cpp has Q8_0 or Q4_0."),
     ] = None,
     as_json: Json = False,
 ) -> None:

@@ -42,7 +42,8 @@ def generate(
     quantize: Annotated[
         str | None,
         typer.Option(
-            help="int8 or int4: quantise the weights when loading; int8-a8, int4-a8: activations to 8 bits too."
+            help="int8 or int4: quantise the weights when loading; int4-g128-o4-a8: in groups of 128, the tied output "
+            "in int4, activations to 8 bits too."
         ),
     ] = None,
     tp: Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")] = 1,

@@ -13,7 +13,10 @@ Model = Annotated[Path, typer.Argument(help="Folder with config.json, safetensor
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")]
 Quantize = Annotated[
     str | None,
-    typer.Option(help="int8 or int4: quantise the weights when loading; int8-a8, int4-a8: activations to 8 bits too."),
+    typer.Option(
+        help="int8 or int4: quantise the weights when loading; int4-g128-o4-a8: in groups of 128, the tied output in "
+        "int4, activations to 8 bits too."
+    ),
 ]
 Tp = Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")]
 Pp = Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline parallelism).")]

@@ -43,7 +43,8 @@ class AutoLlamaModel:
 
         `dtype`: float32, bfloat16 or float16; None takes the configuration's. Weights of that dtype stay
         memory-mapped on the CPU. AWQ (4 bits) and GPTQ (4 and 8 bits) checkpoints keep their integers; `quantize`
-        ("int8", "int4") quantises the weights of other layers in groups of 32, and the tied output to int8. Raises
+        ("int8", "int4") quantises the weights of other layers in groups of 32, and the tied output to int8;
+        "int4-g128-o4-a8" would be groups of 128, int4 for that output, activations of 8 bits. Raises
         `CheckpointError` when the weights are damaged or contradict the configuration, `ValueError` for another dtype
         or an unknown model type, `MissingOperatorsError` when the device cannot run the model.
 

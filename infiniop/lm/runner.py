@@ -108,8 +108,8 @@ class CausalLM(Module, GenerationMixin):
         quantize: str | None = None,
         parallel: Parallel | None = None,
     ):
-        """`quantize`: "int8" or "int4" quantises the layers' weights as they are loaded, "int8-a8" and "int4-a8" round
-        activations to 8 bits as well. `parallel`: this is one rank's part of the model (see `ranks.spread`).
+        """`quantize`: "int8" or "int4" quantises the layers' weights as they are loaded; what may follow says
+        `packing.Quantization`. `parallel`: this is one rank's part of the model (see `ranks.spread`).
 
         Raises `MissingOperatorsError` before anything is loaded when the device cannot run the model.
         """
@@ -271,8 +271,8 @@ class CausalLM(Module, GenerationMixin):
                 raise RuntimeError(
                     f"{type(self).__name__} has no values yet for {_some(absent)}: load_param gives them"
                 )
-            if self._packer.quantize is not None and self.config.tie_word_embeddings and self._place.has_output:
-                self._tied_output = self._packer.floats(self.output_weight(), "int8")
+            if self._packer.quantizes and self.config.tie_word_embeddings and self._place.has_output:
+                self._tied_output = self._packer.floats(self.output_weight(), tied_output=True)
             self._ready = True
 
     # ------------------------------------------------------------------ running

@@ -63,6 +63,14 @@ def test_a_run_names_the_peers_that_are_absent(small, monkeypatch):
         )
 
 
+def test_bytes_are_those_of_the_weights_asked_for(small):
+    sizes = [
+        llm.run("float32", prompt=4, tokens=3, rounds=1, peers=False, model=SMALL, weights=weights).ours.weight_bytes
+        for weights in (None, "int8", "int4", "int4-g128-o4-a8")
+    ]
+    assert sizes == sorted(sizes, reverse=True) and len(set(sizes)) == 4
+
+
 def test_the_command_prints_json(small, monkeypatch, capsys):
     monkeypatch.setattr(llm, "run", functools.partial(llm.run, model=SMALL))
     assert main(["bench", "llm", "--no-peers", "--prompt", "4", "--tokens", "3", "--rounds", "1", "--json"]) == 0

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from infiniop.lm import AutoLlamaModel, CheckpointError, InferEngine, LlamaConfig
 from infiniop.lm.arrays import infini_to_numpy
 from infiniop.lm.checkpoint import Checkpoint
+from infiniop.lm.packing import Quantization
 from infiniop.lm.quantized import QuantizedCheckpoint, QuantizedWeight
 
 QUANTISED = re.compile(r"model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight")
@@ -245,21 +246,24 @@ def as_packed(weight: np.ndarray, bits: int, group_size: int) -> np.ndarray:
     return (np.clip(q, *limits) * scales).reshape(weight.shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("quantize", ["int8", "int4"])
+@pytest.mark.parametrize(
+    ("quantize", "bits", "group", "output"),
+    [("int8", 8, 32, 8), ("int4", 4, 32, 8), ("int4-o4", 4, 32, 4), ("int8-g16-o4", 8, 16, 4)],
+)
 @pytest.mark.parametrize("architecture", ["llama-gqa", "llama-mqa-tied", "qwen2"])
-def test_quantised_at_load(checkpoint, prompts, tmp_path, quantize, architecture):
-    """The logits are those of the weights that `linear_pack` documents; the tied output is int8 in any case."""
+def test_quantised_at_load(checkpoint, prompts, tmp_path, quantize, bits, group, output, architecture):
+    """The logits are those of the weights that `linear_pack` documents; the tied output is int8 unless told."""
     source, rows = checkpoint(architecture).path, prompts(1, 17)
     model = AutoLlamaModel.from_pretrained(source, dtype="float32", quantize=quantize)
-    files, bits = Checkpoint(source), int(quantize.removeprefix("int"))
+    files = Checkpoint(source)
     tensors = {name: files.array(name) for name in files}
     if "lm_head.weight" not in tensors:
-        tensors["lm_head.weight"] = as_packed(tensors["model.embed_tokens.weight"], 8, 32)
+        tensors["lm_head.weight"] = as_packed(tensors["model.embed_tokens.weight"], output, group)
     elif not model.config.tie_word_embeddings:
-        tensors["lm_head.weight"] = as_packed(tensors["lm_head.weight"], bits, 32)
+        tensors["lm_head.weight"] = as_packed(tensors["lm_head.weight"], bits, group)
     for name in tensors:
         if QUANTISED.fullmatch(name):
-            tensors[name] = as_packed(tensors[name], bits, 32)
+            tensors[name] = as_packed(tensors[name], bits, group)
     plain = shutil.copytree(source, tmp_path / "plain")
     save_file(tensors, plain / "model.safetensors")
     config = json.loads((plain / "config.json").read_text())
@@ -297,8 +301,15 @@ def test_parameters_given_one_by_one_are_quantised(checkpoint, prompts):
 
 def test_unknown_formats_and_devices_are_refused(checkpoint):
     path = checkpoint("llama-gqa").path
-    with pytest.raises(ValueError, match=r"quantize must be one of int8, int4, int8-a8, int4-a8 or None, got 'int3'"):
-        AutoLlamaModel.from_pretrained(path, quantize="int3")
+    for unknown in ("int3", "int4-g4", "int4-g0128", "int4-a8-o4", "int4-a16", ""):
+        with pytest.raises(ValueError, match=r"quantize must be int8 or int4, .* \(as in int4-g128-o4-a8\).* got '"):
+            AutoLlamaModel.from_pretrained(path, quantize=unknown)
+
+
+def test_what_a_quantisation_asks_for():
+    assert Quantization.parse("int8") == Quantization("int8", 32, "int8", 16)
+    assert Quantization.parse("int4-a8") == Quantization("int4", 32, "int8", 8)
+    assert Quantization.parse("int4-g128-o4-a8") == Quantization("int4", 128, "int4", 8)
 
 
 def test_bfloat16_scales_are_taken(tmp_path):

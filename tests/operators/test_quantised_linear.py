@@ -64,9 +64,10 @@ def _packed(n: int, k: int, format: int) -> np.ndarray:
 
 
 def test_a_row_gives_the_same_in_any_batch() -> None:
-    x = uniform(np.random.default_rng(5), (530, 96), F32)
+    """Of many rows, and of a weight's panels, parts are multiplied in turns."""
+    x = uniform(np.random.default_rng(5), (530, 1024), F32)
     for format in (1, 2):
-        packed = _packed(75, 96, format)
+        packed = _packed(75, 1024, format)
         for bits in (16, 8):
             want = ops.linear(x, packed, out=np.zeros((530, 75), np.float32), activation_bits=bits)
             for rows in (slice(0, 1), slice(7, 12), slice(500, 530)):

@@ -61,7 +61,7 @@ struct State {
             workspace = s.product.workspace();
         }
         if (s.packed) {
-            workspace = std::max(workspace, RoundedRow::workspace(std::min(s.m, max_rounded), s.k));
+            workspace = std::max(workspace, RoundedRows::workspace(std::min(s.m, max_rounded), s.k));
         }
         return INFINI_STATUS_SUCCESS;
     }
@@ -212,25 +212,43 @@ struct State {
     void multiply_quantised(const Run &run, const QuantisedWeight &w, const E *x, const Store<E> &store) const {
         const char *packed = run.data<const char>(T::weight) + sizeof(PackedHeader);
         char *memory = run.workspace<char>();
-        const size_t bytes = RoundedRow::bytes(w), panels = div_up(n, panel_rows), size = w.panel_bytes();
-        const size_t room = RoundedRow::workspace(std::min(m, max_rounded), k) / std::max<size_t>(bytes, 1);
+        const size_t bytes = RoundedRows::row_bytes(w), panels = div_up(n, panel_rows), size = w.panel_bytes();
+        const size_t room = RoundedRows::workspace(std::min(m, max_rounded), k) / std::max<size_t>(bytes, 1);
         const size_t most = std::clamp<size_t>(room, 1, max_rounded);
         for (size_t first = 0; first < m; first += most) {
             const size_t rows = std::min(most, m - first), passes = div_up(rows, panel_pass);
+            const auto begin_of = [&](size_t pass) { return rows * pass / passes; };
+            const auto rounded = [&](size_t pass) {
+                const size_t from = begin_of(pass);
+                return RoundedRows(w, memory + from * bytes, begin_of(pass + 1) - from);
+            };
             parallel_for(rows, grain_for(k * 16), [&](size_t begin, size_t end) {
-                for (; begin < end; begin++) {
-                    round_row<I>(w, RoundedRow(w, memory + begin * bytes), x + ptrdiff_t(first + begin) * x_row, bits);
+                for (size_t pass = 0; begin < end; pass++) {
+                    for (; begin < std::min(end, begin_of(pass + 1)); begin++) {
+                        round_row<I>(w, rounded(pass), begin - begin_of(pass), x + ptrdiff_t(first + begin) * x_row,
+                                     bits);
+                    }
                 }
             });
-            parallel_for(panels * passes, grain_for(size), [&](size_t begin, size_t end) {
+            const size_t bands = div_up(passes, band_passes);
+            parallel_for(bands * panels, grain_for(size), [&](size_t begin, size_t end) {
                 for (; begin < end; begin++) {
-                    const size_t panel = begin / passes, pass = begin % passes;
-                    const size_t from = rows * pass / passes, count = rows * (pass + 1) / passes - from;
-                    float out[panel_pass * panel_rows];
-                    quantised_product<I>(w, packed + panel * size, memory + from * bytes, count, out);
+                    const size_t band = begin / panels, panel = begin % panels;
+                    const size_t from = passes * band / bands, to = passes * (band + 1) / bands;
+                    const size_t row = begin_of(from), count = begin_of(to) - row;
+                    float out[band_passes * panel_pass * panel_rows];
+                    std::fill_n(out, count * panel_rows, 0.0f);
+                    const size_t step = to - from == 1 ? w.groups : w.piece_groups();
+                    for (size_t group = 0; group < w.groups; group += step) {
+                        for (size_t pass = from; pass < to; pass++) {
+                            add_quantised<I>(w, packed + panel * size, rounded(pass), group,
+                                             std::min(group + step, w.groups),
+                                             out + (begin_of(pass) - row) * panel_rows);
+                        }
+                    }
+                    const size_t columns = std::min(panel_rows, n - panel * panel_rows);
                     for (size_t j = 0; j < count; j++) {
-                        store(0, first + from + j, panel * panel_rows, std::min(panel_rows, n - panel * panel_rows),
-                              out + j * panel_rows);
+                        store(0, first + row + j, panel * panel_rows, columns, out + j * panel_rows);
                     }
                 }
             });

@@ -12,8 +12,9 @@
 
 namespace infiniop::cpu {
 
-constexpr size_t unit = 8;        // elements of a row that lie together
-constexpr size_t max_block = 128; // elements of x that are rounded together
+constexpr size_t unit = 8;            // elements of a row that lie together
+constexpr size_t max_block = 128;     // elements of x that are rounded together
+constexpr size_t piece_bytes = 16384; // of a panel that stay in L1
 constexpr infiniDtype_t quantised_scales[3] = {INFINI_DTYPE_F16, INFINI_DTYPE_BF16, INFINI_DTYPE_F32};
 constexpr uint32_t quantised_layout = 0x41555043; // "CPUA"; one letter on for each scales' dtype, three with zeros
 
@@ -35,6 +36,7 @@ public:
     size_t group_bytes() const { return prefix_bytes() + padded_group() / unit * unit_bytes(); }
     size_t panel_bytes() const { return groups * group_bytes(); }
     size_t bytes() const { return sizeof(PackedHeader) + div_up(n, panel_rows) * panel_bytes(); }
+    size_t piece_groups() const { return std::max<size_t>(1, piece_bytes / std::max<size_t>(group_bytes(), 1)); }
 
     uint32_t layout() const {
         const auto which = std::find(quantised_scales, quantised_scales + 3, scales) - quantised_scales;
@@ -83,13 +85,15 @@ using small_t = int8_t; // what 8-bit activations are kept in
 using small_t = int16_t;
 #endif
 
-// A row of x: per block a scale, its integers' sum times -offset (0 where the weight has zeros) and times the scale,
-// then the integers: i16 in the order 0 2 1 3 of every four, for products of pairs; i8 as they come.
-class RoundedRow {
+// Rows of x that are multiplied together, rounded. Per block: their scales, their integers' sums times the scales, and
+// those sums times -offset (0 where the weight has zeros). Then the integers, a unit of each row in turn: i16 in the
+// order 0 2 1 3 of every four, for products of pairs; i8 as they come.
+class RoundedRows {
 public:
-    RoundedRow(const QuantisedWeight &w, char *memory) : memory_(memory), blocks_(w.blocks()) {}
+    RoundedRows(const QuantisedWeight &w, char *memory, size_t count)
+        : memory_(memory), count_(count), blocks_(w.blocks()) {}
 
-    static size_t bytes(const QuantisedWeight &w) {
+    static size_t row_bytes(const QuantisedWeight &w) {
         return w.blocks() * block_bytes + w.groups * w.padded_group() * sizeof(int16_t);
     }
     // For `rows` rows of k elements: enough for a row of any weight, and for all rows of one with groups of 16 or more.
@@ -98,16 +102,22 @@ public:
         return std::max(any, rows * (k * 3 + 64));
     }
 
-    float *scales() const { return reinterpret_cast<float *>(memory_); }
-    float *sums() const { return scales() + blocks_; }
-    int32_t *corrections() const { return reinterpret_cast<int32_t *>(memory_) + 2 * blocks_; }
-    template <class I> I *integers() const { return reinterpret_cast<I *>(memory_ + blocks_ * block_bytes); }
+    size_t count() const { return count_; }
+    float *scales(size_t block) const { return reinterpret_cast<float *>(memory_) + block * count_; }
+    float *sums(size_t block) const { return scales(blocks_ + block); }
+    int32_t *corrections(size_t block) const {
+        return reinterpret_cast<int32_t *>(memory_) + (2 * blocks_ + block) * count_;
+    }
+    // Of all rows, from element i of each on; i is a multiple of the unit.
+    template <class I> I *integers(size_t i) const {
+        return reinterpret_cast<I *>(memory_ + blocks_ * block_bytes * count_) + i * count_;
+    }
 
 private:
     static constexpr size_t block_bytes = 12;
 
     char *memory_;
-    size_t blocks_;
+    size_t count_, blocks_;
 };
 
 namespace detail {
@@ -134,9 +144,10 @@ inline void store_rounded(int8_t *dst, vi a, vi b) {
 }
 
 // Rounds `count` values (a multiple of the unit) to -most … most and returns the sum of the integers; the memory behind
-// the values is 0 up to a multiple of two vectors. A block with an infinity or NaN has scale NaN, one that is all but 0
-// has scale 0.
-template <class I> int32_t round_block(const float *values, size_t count, float most, float *scale, I *out) {
+// the values is 0 up to a multiple of two vectors. The units of out are `stride` elements apart. A block with an
+// infinity or NaN has scale NaN, one that is all but 0 has scale 0.
+template <class I>
+int32_t round_block(const float *values, size_t count, float most, float *scale, I *out, size_t stride) {
     vi largest = {};
     for (size_t i = 0; i < count; i += width) {
         const vi magnitude = bit_cast<vi>(load(values + i)) & 0x7fffffff;
@@ -146,7 +157,9 @@ template <class I> int32_t round_block(const float *values, size_t count, float 
     const float peak = bit_cast<float>(bits);
     if (bits >= 0x7f800000 || peak < 1e-30f) {
         *scale = bits >= 0x7f800000 ? __builtin_nanf("") : 0.0f;
-        std::fill_n(out, count, I{0});
+        for (size_t i = 0; i < count; i += unit, out += stride) {
+            std::memset(out, 0, unit * sizeof(I));
+        }
         return 0;
     }
     *scale = peak / most;
@@ -161,34 +174,38 @@ template <class I> int32_t round_block(const float *values, size_t count, float 
         }
         store_rounded(rounded + i, q[0], q[1]);
     }
-    std::memcpy(out, rounded, count * sizeof(I));
+    for (size_t i = 0; i < count; i += unit, out += stride) {
+        std::memcpy(out, rounded + i, unit * sizeof(I));
+    }
     return cpu::sum(total);
 }
 } // namespace detail
 
-// One row of x, k elements of type E.
-template <class I, class E> void round_row(const QuantisedWeight &w, const RoundedRow &row, const E *x, int bits) {
+// Row j of the rounded ones from k elements of type E.
+template <class I, class E>
+void round_row(const QuantisedWeight &w, const RoundedRows &rows, size_t j, const E *x, int bits) {
     const float most = bits == 8 ? 127.0f : 32767.0f;
-    I *out = row.integers<I>();
+    const size_t stride = rows.count() * unit;
     size_t block = 0;
     for (size_t group = 0; group < w.groups; group++) {
         for (size_t at = 0; at < w.group; at += max_block, block++) {
             const size_t count = std::min(max_block, w.group - at), kept = round_up(count, unit);
-            float values[max_block];
+            float values[max_block], *scale = rows.scales(block) + j;
             for_vectors<width>(
                 count, [&](size_t i, auto part) { store(values + i, load(x + group * w.group + at + i, part)); });
             std::fill(values + count, values + round_up(count, 2 * width), 0.0f);
-            const int32_t sum = detail::round_block(values, kept, most, row.scales() + block, out);
-            row.sums()[block] = float(sum) * row.scales()[block];
-            row.corrections()[block] = w.zeros ? 0 : -w.offset * sum;
-            out += kept;
+            I *out = rows.integers<I>(group * w.padded_group() + at) + j * unit;
+            const int32_t sum = detail::round_block(values, kept, most, scale, out, stride);
+            rows.sums(block)[j] = float(sum) * *scale;
+            rows.corrections(block)[j] = w.zeros ? 0 : -w.offset * sum;
         }
     }
 }
 
 // ---- products of a panel with rows of x -----------------------------------------------------------------------------
 
-constexpr size_t panel_pass = vector_bytes == 64 ? 12 : 4; // rows of x at a time
+constexpr size_t panel_pass = vector_bytes == 64 ? 12 : 4; // rows of x that are multiplied together, at most
+constexpr size_t band_passes = 11;                         // of them, while a piece of a panel stays in L1
 
 namespace detail {
 inline vi low_half(vi v) { return (vi)((vu)v << 16) >> 16; }
@@ -229,10 +246,9 @@ template <bool int4, size_t half> vu code_bytes(const vu (&bits)[2]) {
     return int4 ? (vu)((bits[0] >> (4 * half)) & 0x0f0f0f0fu) : bits[half];
 }
 
-// acc[s][j][g] += products of a unit; x: integers of the first row at the unit, rows `row` apart. More than one set of
-// accumulators hides latency.
+// acc[s][j][g] += products of a unit, of which x has X rows. More than one set of accumulators hides latency.
 template <bool int4, size_t S, size_t X, size_t G>
-void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int16_t *x, size_t row) {
+void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int16_t *x) {
     const auto piece = [&](auto index) {
         constexpr size_t p = decltype(index)::value;
         vi pairs[G];
@@ -242,7 +258,7 @@ void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int16_t *x, size
         }
 #pragma GCC unroll 16
         for (size_t j = 0; j < X; j++) {
-            const vi xs = splat_at(x + j * row + 2 * p);
+            const vi xs = splat_at(x + j * unit + 2 * p);
 #pragma GCC unroll 8
             for (size_t g = 0; g < G; g++) {
                 acc[p % S][j][g] = add_pairs(acc[p % S][j][g], pairs[g], xs);
@@ -256,7 +272,7 @@ void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int16_t *x, size
 }
 #if defined(__AVX512VNNI__)
 template <bool int4, size_t S, size_t X, size_t G>
-void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int8_t *x, size_t row) {
+void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int8_t *x) {
     const auto piece = [&](auto index) {
         constexpr size_t half = decltype(index)::value;
         vu codes[G];
@@ -266,7 +282,7 @@ void add_unit(vi (&acc)[S][X][G], const vu (&bits)[G][2], const int8_t *x, size_
         }
 #pragma GCC unroll 16
         for (size_t j = 0; j < X; j++) {
-            const vi xs = splat_at(x + j * row + 4 * half);
+            const vi xs = splat_at(x + j * unit + 4 * half);
 #pragma GCC unroll 8
             for (size_t g = 0; g < G; g++) {
                 vi &sum = acc[half % S][j][g];
@@ -294,22 +310,30 @@ inline vf load_zeros(const QuantisedWeight &w, const char *group, size_t row) {
     return __builtin_convertvector((vi)(extend(bits) << 16) >> 16, vf);
 }
 
-// out[X][panel_rows] of X rounded rows, one after another; vectors first … first + G of the panel.
+// out[X][panel_rows] += X rounded rows times groups [begin, end) of a panel; of that the vectors first … first + G.
 template <bool int4, class I, size_t X, size_t G>
-void multiply_quantised(const QuantisedWeight &w, const char *panel, char *rows, size_t first, float *out) {
+void multiply_quantised(const QuantisedWeight &w, const char *panel, const RoundedRows &rows, size_t begin, size_t end,
+                        size_t first, float *out) {
     constexpr size_t S = X * G <= 4 ? 2 : 1, half = panel_rows * 4;
-    const size_t row_bytes = RoundedRow::bytes(w);
-    const I *x = RoundedRow(w, rows).integers<I>();
+    const size_t group_size = w.padded_group(), prefix = w.prefix_bytes(), unit_bytes = w.unit_bytes();
+    const I *x = rows.integers<I>(begin * group_size);
+    size_t block = begin * div_up(group_size, max_block);
     vf sums[X][G];
-    clear(sums);
-    size_t block = 0;
-    for (size_t group = 0; group < w.groups; group++) {
-        const char *codes = panel + w.prefix_bytes() + first * vector_bytes;
+#pragma GCC unroll 16
+    for (size_t j = 0; j < X; j++) {
+#pragma GCC unroll 8
+        for (size_t g = 0; g < G; g++) {
+            sums[j][g] = load(out + j * panel_rows + (first + g) * width);
+        }
+    }
+    panel += begin * w.group_bytes();
+    for (size_t group = begin; group < end; group++) {
+        const char *codes = panel + prefix + first * vector_bytes;
         vf scale[G];
         for (size_t g = 0; g < G; g++) {
             scale[g] = load_scales(w, panel, (first + g) * width);
         }
-        for (size_t left = w.padded_group(); left > 0; block++) {
+        for (size_t left = group_size; left > 0; block++) {
             const size_t count = std::min(left, max_block);
             vi acc[S][X][G];
             clear(acc);
@@ -317,10 +341,10 @@ void multiply_quantised(const QuantisedWeight &w, const char *panel, char *rows,
             for (size_t j = 0; j < X; j++) {
 #pragma GCC unroll 8
                 for (size_t g = 0; g < G; g++) {
-                    acc[0][j][g] = splat<vi>(RoundedRow(w, rows + j * row_bytes).corrections()[block]);
+                    acc[0][j][g] = splat<vi>(rows.corrections(block)[j]);
                 }
             }
-            for (size_t i = 0; i < count; i += unit, codes += w.unit_bytes()) {
+            for (size_t i = 0; i < count; i += unit, codes += unit_bytes, x += X * unit) {
                 vu bits[G][2];
 #pragma GCC unroll 8
                 for (size_t g = 0; g < G; g++) {
@@ -329,11 +353,11 @@ void multiply_quantised(const QuantisedWeight &w, const char *panel, char *rows,
                         std::memcpy(&bits[g][1], codes + half + g * vector_bytes, vector_bytes);
                     }
                 }
-                add_unit<int4>(acc, bits, x + i, row_bytes / sizeof(I));
+                add_unit<int4>(acc, bits, x);
             }
 #pragma GCC unroll 16
             for (size_t j = 0; j < X; j++) {
-                const vf step = splat<vf>(RoundedRow(w, rows + j * row_bytes).scales()[block]);
+                const vf step = splat<vf>(rows.scales(block)[j]);
 #pragma GCC unroll 8
                 for (size_t g = 0; g < G; g++) {
                     const vi total = S == 2 ? acc[0][j][g] + acc[S - 1][j][g] : acc[0][j][g];
@@ -346,11 +370,10 @@ void multiply_quantised(const QuantisedWeight &w, const char *panel, char *rows,
                     const vf shift = load_zeros(w, panel, (first + g) * width) * scale[g];
 #pragma GCC unroll 16
                     for (size_t j = 0; j < X; j++) {
-                        sums[j][g] -= shift * splat<vf>(RoundedRow(w, rows + j * row_bytes).sums()[block]);
+                        sums[j][g] -= shift * splat<vf>(rows.sums(block)[j]);
                     }
                 }
             }
-            x += count;
             left -= count;
         }
         panel += w.group_bytes();
@@ -365,16 +388,17 @@ void multiply_quantised(const QuantisedWeight &w, const char *panel, char *rows,
 }
 } // namespace detail
 
-// out[count][panel_rows]: a panel times at most panel_pass rounded rows, which lie one after another. What a row gives
-// does not depend on its neighbours.
+// out[rows.count()][panel_rows] += the rounded rows, at most panel_pass, times groups [begin, end) of a panel. What a
+// row gives does not depend on its neighbours, nor on how the groups are divided.
 template <class I>
-void quantised_product(const QuantisedWeight &w, const char *panel, char *rows, size_t count, float *out) {
-    with_count<panel_pass>(count, [&](auto known) {
+void add_quantised(const QuantisedWeight &w, const char *panel, const RoundedRows &rows, size_t begin, size_t end,
+                   float *out) {
+    with_count<panel_pass>(rows.count(), [&](auto known) {
         constexpr size_t X = decltype(known)::value;
         constexpr size_t G = X == 1 ? panel_vectors : std::min<size_t>(2, panel_vectors); // accumulators fill registers
         for (size_t first = 0; first < panel_vectors; first += G) {
-            w.int4 ? detail::multiply_quantised<true, I, X, G>(w, panel, rows, first, out)
-                   : detail::multiply_quantised<false, I, X, G>(w, panel, rows, first, out);
+            w.int4 ? detail::multiply_quantised<true, I, X, G>(w, panel, rows, begin, end, first, out)
+                   : detail::multiply_quantised<false, I, X, G>(w, panel, rows, begin, end, first, out);
         }
     });
 }
