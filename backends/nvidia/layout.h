@@ -83,25 +83,6 @@ template <int N> struct Nest {
         rank = rank ? kept + 1 : 0;
     }
 
-    // Whether each operand lies so that `lanes` neighbours along the last axis make one access at any row:
-    // unit stride there, all other strides and the extent multiples of `lanes`. `same`: stride 0 is fine too.
-    bool in_packs(int64_t lanes) const {
-        if (rank == 0 || shape[rank - 1] % lanes != 0) {
-            return false;
-        }
-        for (const auto &s : strides) {
-            if (s[rank - 1] != 1) {
-                return false;
-            }
-            for (int axis = 0; axis + 1 < rank; axis++) {
-                if (s[axis] % lanes != 0) {
-                    return false;
-                }
-            }
-        }
-        return true;
-    }
-
 private:
     bool outside(int a, int b) const {
         for (const auto &s : strides) {

@@ -1,6 +1,5 @@
 // rms_norm and add_rms_norm: a warp per short row, a block per long one; a row is read once and stays in registers.
-#include "../device.cuh"
-#include "../layout.h"
+#include "row_part.cuh"
 
 #include "infiniop/schema/add_rms_norm.h"
 #include "infiniop/schema/rms_norm.h"
@@ -47,7 +46,7 @@ __device__ __forceinline__ void read_weights(const void *weight, infiniDtype_t d
 }
 
 // One row at a time; operand 0 is y, 1 is x (or a); with Sum 2 is b and 3 residual_out.
-template <class T, int L, bool Sum> __global__ void __launch_bounds__(1024) norm_kernel(Parameters<Sum ? 4 : 2> p) {
+template <class T, int L, bool Sum> __global__ void __launch_bounds__(1024, 1) norm_kernel(Parameters<Sum ? 4 : 2> p) {
     using C = compute_t<T>;
     constexpr int n = Sum ? 4 : 2;
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
@@ -77,30 +76,24 @@ template <class T, int L, bool Sum> __global__ void __launch_bounds__(1024) norm
             }
         }
     };
-    const int64_t stride = int64_t(blockDim.x) * L;
-    const int64_t start = int64_t(threadIdx.x) * L;
-
+    const RowPart<L, kept<L>> part(p.width);
     C mine[kept<L>][L];
     C squares = 0;
+    part.kept([&](int j, int64_t i) {
+        read(i, mine[j]);
 #pragma unroll
-    for (int j = 0; j < kept<L>; j++) {
-        const int64_t i = start + j * stride;
-        if (i < p.width) {
-            read(i, mine[j]);
-#pragma unroll
-            for (int k = 0; k < L; k++) {
-                squares += mine[j][k] * mine[j][k];
-            }
+        for (int k = 0; k < L; k++) {
+            squares += mine[j][k] * mine[j][k];
         }
-    }
-    for (int64_t i = start + kept<L> * stride; i < p.width; i += stride) {
+    });
+    part.beyond([&](int64_t i) {
         C values[L];
         read(i, values);
 #pragma unroll
         for (int k = 0; k < L; k++) {
             squares += values[k] * values[k];
         }
-    }
+    });
     squares = block_reduce(squares, Add{}, C(0));
     const C scale = C(1) / sqrt(squares / C(p.width) + C(p.epsilon));
 
@@ -122,18 +115,12 @@ template <class T, int L, bool Sum> __global__ void __launch_bounds__(1024) norm
         }
         store_pack<L>(y + i, out);
     };
-#pragma unroll
-    for (int j = 0; j < kept<L>; j++) {
-        const int64_t i = start + j * stride;
-        if (i < p.width) {
-            write(i, mine[j]);
-        }
-    }
-    for (int64_t i = start + kept<L> * stride; i < p.width; i += stride) {
+    part.kept([&](int j, int64_t i) { write(i, mine[j]); });
+    part.beyond([&](int64_t i) {
         C values[L];
         read(i, values);
         write(i, values);
-    }
+    });
 }
 
 // `Order`: the operands' tensors, as the kernel counts them.
@@ -164,26 +151,18 @@ template <class Schema> struct State {
         return visit_float64(dtype, [&](auto tag) {
             using T = typename decltype(tag)::type;
             constexpr int lanes = lanes_of<T>;
-            return in_packs(q, lanes) ? go<T, lanes>(q, run.stream()) : go<T, 1>(q, run.stream());
+            return in_packs(q, lanes) ? launch_rows<lanes>(norm_kernel<T, lanes, n == 4>, q, run.stream())
+                                      : launch_rows<1>(norm_kernel<T, 1, n == 4>, q, run.stream());
         });
     }
 
     static bool in_packs(const Parameters<n> &q, int64_t lanes) {
-        bool good = q.width % lanes == 0 && aligned_for(q.weight, size_t(lanes) * element_size(q.weight_dtype));
-        for (int k = 0; k < n; k++) {
-            good &= aligned(q.data[k]);
-            for (int axis = 0; axis < q.rows.rank; axis++) {
-                good &= q.rows.strides[k][axis] % lanes == 0;
-            }
+        bool good = rows_in_packs(q.rows, q.width, lanes) &&
+                    aligned_for(q.weight, size_t(lanes) * element_size(q.weight_dtype));
+        for (const void *data : q.data) {
+            good &= aligned(data);
         }
         return good;
-    }
-
-    template <class T, int L> static Status go(const Parameters<n> &q, infinirtStream_t stream) {
-        const unsigned threads = unsigned(plan_row_threads(q.width, 2 * L, 1024));
-        const unsigned rows = threads == warp_size ? 4 : 1;
-        return launch(norm_kernel<T, L, n == 4>, dim3(unsigned(ceil_div(q.rows.count, rows))), dim3(threads, rows), 0,
-                      stream, q);
     }
 };
 

@@ -1,7 +1,6 @@
 // softmax, log_softmax and causal_softmax. Along a contiguous axis a block (a warp, where rows are short) has a row and
 // keeps it in registers; along another axis a thread has a line of elements, and its neighbours the lines beside it.
-#include "../device.cuh"
-#include "../layout.h"
+#include "row_part.cuh"
 
 #include "infiniop/schema/causal_softmax.h"
 #include "infiniop/schema/log_softmax.h"
@@ -71,7 +70,7 @@ template <class T> struct Result {
 
 template <int L> constexpr int kept_packs = L >= 8 ? 2 : 4; // in registers; what lies beyond them is read again
 
-template <class T, int L> __global__ void __launch_bounds__(1024) row_kernel(Parameters p) {
+template <class T, int L> __global__ void __launch_bounds__(1024, 1) row_kernel(Parameters p) {
     using C = compute_t<T>;
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= p.rows.count) {
@@ -81,7 +80,8 @@ template <class T, int L> __global__ void __launch_bounds__(1024) row_kernel(Par
     p.rows.locate(row, p.rows.rank, offset);
     T *y = static_cast<T *>(p.y) + offset[0];
     const T *x = static_cast<const T *>(p.x) + offset[1];
-    const int64_t kept = p.kept(row), start = int64_t(threadIdx.x) * L, stride = int64_t(blockDim.x) * L;
+    const int64_t kept = p.kept(row);
+    const RowPart<L, kept_packs<L>> part(p.width);
 
     const auto read = [&](int64_t i, C(&values)[L]) {
         const Pack<T, L> pack = load_pack<L>(x + i);
@@ -93,44 +93,34 @@ template <class T, int L> __global__ void __launch_bounds__(1024) row_kernel(Par
 
     C mine[kept_packs<L>][L];
     Running<T> running = {minus_infinity<C>(), C(0)};
+    part.kept([&](int j, int64_t i) {
+        read(i, mine[j]);
 #pragma unroll
-    for (int j = 0; j < kept_packs<L>; j++) {
-        const int64_t i = start + j * stride;
-        if (i < p.width) {
-            read(i, mine[j]);
-#pragma unroll
-            for (int k = 0; k < L; k++) {
-                running.maximum = Max{}(running.maximum, mine[j][k]);
-            }
+        for (int k = 0; k < L; k++) {
+            running.maximum = Max{}(running.maximum, mine[j][k]);
         }
-    }
-    const bool all_kept_here = kept_packs<L> * stride >= p.width;
-    C maximum = running.maximum, sum = 0;
-    if (!all_kept_here) {
-        for (int64_t i = start + kept_packs<L> * stride; i < p.width; i += stride) {
-            C values[L];
-            read(i, values);
+    });
+    part.beyond([&](int64_t i) {
+        C values[L];
+        read(i, values);
 #pragma unroll
-            for (int k = 0; k < L; k++) {
-                running.add(values[k]);
-            }
+        for (int k = 0; k < L; k++) {
+            running.add(values[k]);
         }
-        maximum = running.maximum;
-    }
+    });
+    const C maximum = running.maximum;
+    C sum = 0;
     const C largest = block_reduce(maximum, Max{}, minus_infinity<C>());
     if (is_finite(largest)) {
-        if (!all_kept_here) { // what `running` added up had its own maximum
+        if (!part.is_kept()) { // what `running` added up had its own maximum
             sum = is_finite(maximum) ? running.sum * exponential<T>(maximum - largest) : C(0);
         }
+        part.kept([&](int j, int64_t) {
 #pragma unroll
-        for (int j = 0; j < kept_packs<L>; j++) {
-            if (start + j * stride < p.width) {
-#pragma unroll
-                for (int k = 0; k < L; k++) {
-                    sum += exponential<T>(mine[j][k] - largest);
-                }
+            for (int k = 0; k < L; k++) {
+                sum += exponential<T>(mine[j][k] - largest);
             }
-        }
+        });
     }
     const Result<T> result(largest, block_reduce(sum, Add{}, C(0)), p.form);
 
@@ -142,18 +132,12 @@ template <class T, int L> __global__ void __launch_bounds__(1024) row_kernel(Par
         }
         store_pack<L>(y + i, out);
     };
-#pragma unroll
-    for (int j = 0; j < kept_packs<L>; j++) {
-        const int64_t i = start + j * stride;
-        if (i < p.width) {
-            write(i, mine[j]);
-        }
-    }
-    for (int64_t i = start + kept_packs<L> * stride; i < p.width; i += stride) {
+    part.kept([&](int j, int64_t i) { write(i, mine[j]); });
+    part.beyond([&](int64_t i) {
         C values[L];
         read(i, values);
         write(i, values);
-    }
+    });
 }
 
 template <class T> __global__ void __launch_bounds__(256) line_kernel(Parameters p) {
@@ -209,25 +193,11 @@ struct Base {
                 return launch(line_kernel<T>, dim3(unsigned(plan.blocks)), dim3(unsigned(plan.threads)), 0,
                               run.stream(), q);
             }
-            return in_packs(q, lanes_of<T>) ? rows<T, lanes_of<T>>(q, run.stream()) : rows<T, 1>(q, run.stream());
+            constexpr int lanes = lanes_of<T>;
+            const bool packs = rows_in_packs(q.rows, q.width, lanes) && aligned(q.y) && aligned(q.x);
+            return packs ? launch_rows<lanes>(row_kernel<T, lanes>, q, run.stream())
+                         : launch_rows<1>(row_kernel<T, 1>, q, run.stream());
         });
-    }
-
-    static bool in_packs(const Parameters &q, int64_t lanes) {
-        bool good = q.width % lanes == 0 && aligned(q.y) && aligned(q.x);
-        for (const auto &s : q.rows.strides) {
-            for (int axis = 0; axis < q.rows.rank; axis++) {
-                good &= s[axis] % lanes == 0;
-            }
-        }
-        return good;
-    }
-
-    template <class T, int L> static Status rows(const Parameters &q, infinirtStream_t stream) {
-        const unsigned threads = unsigned(plan_row_threads(q.width, 2 * L, 1024));
-        const unsigned per_block = threads == warp_size ? 4 : 1;
-        return launch(row_kernel<T, L>, dim3(unsigned(ceil_div(q.rows.count, per_block))), dim3(threads, per_block), 0,
-                      stream, q);
     }
 };
 
