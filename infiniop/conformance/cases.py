@@ -1,7 +1,8 @@
 """Cases: what the kit runs, one by one.
 
-A module in `checks/` has a function `cases(operator, tested, options)`, and `case_of(operator, tested, name)` where it
-knows cases by name that it does not list; there is no list of these modules anywhere else.
+A module in `checks/` has a function `cases(operator, tested, options)`, the names of the `GROUPS` that its cases count
+to, and `case_of(operator, tested, name)` where it knows cases by name that it does not list; there is no list of these
+modules anywhere else.
 """
 
 from __future__ import annotations
@@ -73,6 +74,11 @@ def described(operator: Operator, tested: Subject, name: str) -> Case | None:
     """A case that is in no list because its name says all there is to it. Raises `ValueError` for a bad name."""
     makers = [check.case_of for check in _checks() if hasattr(check, "case_of")]
     return next((case for case in (make(operator, tested, name) for make in makers) if case is not None), None)
+
+
+def groups() -> list[str]:
+    """What the kit checks: every group that a case may count to, in order."""
+    return [group for check in _checks() for group in check.GROUPS]
 
 
 def _checks() -> list[ModuleType]:

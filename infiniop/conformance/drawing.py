@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -21,7 +21,7 @@ from .recipe import Recipe, Spec
 
 T = TypeVar("T")
 LIMIT = 1 << 15  # elements of a tensor
-_VOLUME, _PINNED_VOLUME = 1 << 28, 1 << 24  # elements of all axes together
+_VOLUME, _PAIR_VOLUME = 1 << 28, 1 << 24  # elements of all axes together, and of those of two tensors
 _SMALL = (2, 3, 1, 4, 5, 7, 8, 9, 2, 3, 1, 4, 16, 17, 33, 0)
 _TINY = (1, 2, 3, 2, 1, 4)  # beside an axis of more than _LARGE
 _LARGE = 200
@@ -48,10 +48,12 @@ class Seeded:
 
 
 def draw(
-    operator: Operator, choice: Choice, pins: Mapping[str, int] | None = None, special: bool = False, limit: int = LIMIT
-) -> Recipe | None:
-    """A call whose constraints hold, with the axes in `pins` as they are given; None: try again."""
-    plan = _Plan(operator, choice, pins or {})
+    operator: Operator, choice: Choice, pins: Mapping[str, int] | None = None, special: bool = False,
+    limit: int = LIMIT, alike: bool = False,
+) -> Recipe | None:  # fmt: skip
+    """A call whose constraints hold, with the axes in `pins` as they are given; None: try again. With `alike`, other
+    axes may be as long as those."""
+    plan = _Plan(operator, choice, pins or {}, alike)
     return plan.recipe(special, limit) if plan.repair() else None
 
 
@@ -64,8 +66,9 @@ def axes_of(tensors: Sequence[Tensor]) -> list[str]:
 class _Plan:
     """The draw, piece by piece."""
 
-    def __init__(self, operator: Operator, choice: Choice, pins: Mapping[str, int]):
+    def __init__(self, operator: Operator, choice: Choice, pins: Mapping[str, int], alike: bool):
         self.operator, self.choice, self.pins = operator, choice, pins
+        self.alike = tuple(pins.values()) if alike else ()
         self.seed = choice.pick(range(1 << 16))
         self.rng = np.random.default_rng(self.seed)  # of repairs
         self.dtypes = {v: choice.pick([d for d in ds if d.numpy is not None]) for v, ds in operator.dtypes.items()}
@@ -105,7 +108,7 @@ class _Plan:
         return tuple(extents)
 
     def _small(self) -> Sequence[int]:
-        return _TINY if any(n > _LARGE for n in self.pins.values()) else _SMALL
+        return (*(_TINY if any(n > _LARGE for n in self.pins.values()) else _SMALL), *self.alike)
 
     def _ranks(self, name: str) -> tuple[int, int]:
         """Least and largest number of axes that the group may have."""
@@ -208,7 +211,7 @@ class _Plan:
                 except (NameError, KeyError, ZeroDivisionError, TypeError):
                     continue
                 if isinstance(value, int) and abs(value) < 10_000:
-                    found |= {int(value), int(value) + 1}
+                    found |= {int(value), int(value) + 1, int(value) - 1, int(value) // 2}
         return sorted(found)
 
     def _toggle(self, text: str, named: set[str]) -> bool:
@@ -226,7 +229,9 @@ class _Plan:
     def recipe(self, special: bool, limit: int) -> Recipe | None:
         if any(math.prod(self.shape(name)) > limit for name in self.present):
             return None
-        if self._volume() > (_PINNED_VOLUME if self.pins else _VOLUME):
+        if self._volume(self.present) > _VOLUME:
+            return None
+        if self.pins and any(self._volume(two) > _PAIR_VOLUME for two in itertools.combinations(self.present, 2)):
             return None
         tensors: dict[str, Spec | str | None] = {}
         shared = self._shared()
@@ -241,9 +246,9 @@ class _Plan:
             return None
         return Recipe(tensors, self.attrs, self.seed, self.choice.pick((0, 0, 1)), special)
 
-    def _volume(self) -> int:
-        """What a loop over all axes would visit: more than any operator computes."""
-        used = {t for name in self.present for t in self.taken[name]}
+    def _volume(self, tensors: Collection[str]) -> int:
+        """What a loop over all their axes would visit: of all tensors, more than any operator computes."""
+        used = {t for name in tensors for t in self.taken[name]}
         extents = [n for t in used for n in (self.groups[t.name] if t.group else (self.axes[t.name],))]
         return math.prod(max(n, 1) for n in extents)
 

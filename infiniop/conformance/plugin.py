@@ -108,9 +108,14 @@ class Recorder:
             text, _, repro = str(report.longrepr).partition(REPRO)
             self.matrix.add_failure(operator, case, text.strip(), repro.strip())
 
+    @pytest.hookimpl(tryfirst=True)  # before pytest writes its JUnit file
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         for path in session.config.option.report:
             self.matrix.write(path)
+        for plugin in session.config.pluginmanager.get_plugins():
+            if hasattr(plugin, "add_global_property"):  # the writer of that file
+                for what, names in self.matrix.uncovered().items():
+                    plugin.add_global_property(what, ", ".join(names))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.matrix.counts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from pathlib import Path
 import infiniop
 from infiniop.operators import all_operators
 
-from .cases import Options
+from .cases import Options, groups
 from .subject import Subject
 
 FORMATS = (".md", ".json")
@@ -37,8 +38,17 @@ class Matrix:
         return [name for name in all_operators() if name in self.counts]
 
     def groups(self) -> list[str]:
-        """In order of appearance."""
-        return list(dict.fromkeys(group for name in self.operators() for group in self.counts[name]))
+        """Of which cases ran."""
+        return [group for group in groups() if any(group in self.counts[name] for name in self.operators())]
+
+    def unused(self) -> list[str]:
+        """Of which no case ran."""
+        return [group for group in groups() if group not in self.groups()]
+
+    def uncovered(self) -> dict[str, list[str]]:
+        """What was not checked, under a heading each."""
+        names = {"not claimed": self.unclaimed(), "claimed, but not run": self.not_run(), "no cases of": self.unused()}
+        return {what: found for what, found in names.items() if found}
 
     def unclaimed(self) -> list[str]:
         return [name for name in all_operators() if not self.tested.has(name)]
@@ -61,7 +71,8 @@ class Matrix:
         info = self.tested.info
         head = {"backend": info.name, "version": info.version, "device": info.device, "infiniop": infiniop.__version__}
         options = {"seed": self.options.seed, "draws": self.options.draws}
-        return json.dumps({**head, **options, "operators": operators, "failures": self.failures}, indent=1) + "\n"
+        found = {"operators": operators, "not covered": self.uncovered(), "failures": self.failures}
+        return json.dumps({**head, **options, **found}, indent=1) + "\n"
 
     def markdown(self) -> str:
         info, groups = self.tested.info, self.groups()
@@ -73,12 +84,14 @@ class Matrix:
             lines.append(f"| {name} | {' | '.join(_cell(self.counts[name].get(group)) for group in groups)} |")
         lines += ["", "A number counts cases that passed; ✗ failed, ~ failed as expected, ? declined by the backend, "
                   "– not checked."]  # fmt: skip
-        for what, names in (("Not claimed", self.unclaimed()), ("Claimed, but not run", self.not_run())):
-            lines += ["", f"{what}: {', '.join(names)}."] if names else []
+        for what, names in self.uncovered().items():
+            lines += ["", f"{what.capitalize()}: {', '.join(names)}."]
         if self.failures:
             lines += ["", "## Failures", ""]
-            lines += [f"- {f['operator']} {f['case']}: {f['wrong']}\n  `{f['repro']}`" for f in self.failures]
-        return "\n".join(lines) + "\n"
+            for failure in self.failures:
+                text = "\n".join(["```", failure["wrong"], failure["repro"], "```"])
+                lines += [f"- {failure['operator']} `{failure['case']}`", "", textwrap.indent(text, "  "), ""]
+        return "\n".join(lines).rstrip() + "\n"
 
     def lines(self) -> list[str]:
         """For a terminal: a line per operator with its totals."""
@@ -89,9 +102,7 @@ class Matrix:
             rows.append((name, *(str(total[o] or "") for o in OUTCOMES), ", ".join(missing)))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        for what, names in (("not claimed", self.unclaimed()), ("claimed, but not run", self.not_run())):
-            lines += [f"{what}: {', '.join(names)}"] if names else []
-        return lines
+        return lines + [f"{what}: {', '.join(names)}" for what, names in self.uncovered().items()]
 
 
 def _plain(groups: Mapping[str, Counter[str]]) -> dict[str, dict[str, int]]:

@@ -56,11 +56,9 @@ def read(path: Path) -> list[Entry]:
     return entries
 
 
-def require_meaning(entries: Sequence[Entry], cases: Iterable[Case]) -> None:
-    """Raises `BadFile` for an entry that means none of the cases."""
+def without_meaning(entries: Sequence[Entry], cases: Iterable[Case]) -> list[Entry]:
+    """The entries that mean none of the cases."""
     silent = list(entries)
     for case in cases:
         silent = [entry for entry in silent if not entry.means(case)]
-    if silent:
-        entry = silent[0]
-        raise BadFile(f"{entry.where}: no case is named {entry.operator} {entry.pattern}: remove the line")
+    return silent

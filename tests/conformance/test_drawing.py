@@ -4,6 +4,7 @@ byte."""
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import hypothesis.strategies as st
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from infiniop.conformance.call import Declined, Descriptor, Failed
+from infiniop.conformance.checks import edges
 from infiniop.conformance.drawing import Seeded, axes_of, draw
 from infiniop.conformance.leaks import growth
 from infiniop.conformance.memory import Arguments, placed
@@ -75,6 +77,21 @@ def test_axes_are_pinned() -> None:
         recipe = next(r for r in (draw(operator, Seeded(i), {"k": extent}) for i in range(50)) if r is not None)
         a = recipe.tensors["a"]
         assert isinstance(a, Spec) and a.shape[-1] == extent
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "legal"),
+    [
+        ("gemm", "k", lambda n: True),
+        ("silu_and_mul", "width", lambda n: n % 2 == 0),
+        ("attention", "s", lambda n: n < 500),
+        ("paged_attention_prefill", "nstarts", lambda n: n < 1000),
+    ],
+)
+def test_sizes_are_there_where_the_schema_allows_them(name: str, axis: str, legal: Callable[[int], bool]) -> None:
+    operator = all_operators()[name]
+    wanted = [n for n in edges._SIZES if legal(n)]
+    assert len(list(edges._recipes(operator, 1, axis, wanted))) >= len(wanted) * 0.9
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def repros(text: str) -> list[str]:
         (["--op", "add", "--case", "sample nothing"], "no case of add is named 'sample nothing'"),
         (["--op", "add", "--case", "drawn c=F32:1:1"], "a is missing"),
         (["--op", "add", "--case", "drawn c=F99:1:1 a=- b=-"], "c: expected DTYPE:SHAPE:STRIDES"),
+        (["--op", "add", "--case", "far a"], "no case of add is named 'far a' without --large"),
         (["--xfails", "missing.txt"], "missing.txt: cannot be read"),
         (["--report", "here.html"], "expected a file in a folder that exists, ending in .md or .json"),
     ],
@@ -79,16 +80,21 @@ def test_a_right_operator_passes(kit, tmp_path: Path) -> None:
     assert found["operators"]["gemm"] == {"claimed": False, "groups": {}}
     table = (tmp_path / "r.md").read_text()
     assert "| operator | drawn |" in table and "\n| add | 1 |" in table and "Not claimed: add_rms_norm" in table
-    cases = ElementTree.parse(tmp_path / "r.xml").getroot().iter("testcase")
-    assert {case.get("classname") for case in cases} == {"infiniop.conformance.add"}
+    assert "no cases of: far, many" in done.stdout and "\nNo cases of: far, many" in table
+    assert found["not covered"]["no cases of"][:2] == ["far", "many"]
+    junit = ElementTree.parse(tmp_path / "r.xml").getroot()
+    assert {case.get("classname") for case in junit.iter("testcase")} == {"infiniop.conformance.add"}
+    said = {p.get("name"): p.get("value") for p in junit.iter("property")}
+    assert said["claimed, but not run"] == "relu, sigmoid, sub" and said["not claimed"].startswith("add_rms_norm, ")
 
 
 @pytest.mark.parametrize("case", ["sample F32-65", "drawn", "sizes shape"])
 def test_the_repro_reproduces(kit, tmp_path: Path, case: str) -> None:
-    done = kit("--op", "sub", "--case", case, "--seed", "3", "--report", "r.json")
+    done = kit("--op", "sub", "--case", case, "--seed", "3", "--report", "r.json", "--report", "r.md")
     assert done.returncode == 1
     (failure,) = json.loads((tmp_path / "r.json").read_text())["failures"]
     assert "elements differ, the first at" in failure["wrong"] and failure["repro"] in repros(done.stdout)
+    assert f"  {failure['repro']}\n  ```\n" in (tmp_path / "r.md").read_text()
     words = shlex.split(failure["repro"])
     assert words[0] == "pytest" and "-p toy_backend" in failure["repro"]
     again = command(*words, "--report", "again.json", cwd=tmp_path)
@@ -126,6 +132,7 @@ def test_expected_failures(kit, tmp_path: Path) -> None:
         done = run(text, "--op", "sub")
         assert done.returncode == 4 and sentence in done.stderr and "Traceback" not in done.stderr
     assert run("add sample nothing\n" + fails, *only).returncode == 0  # add is not run
+    assert run("sub far *\n" + fails, *only).returncode == 0  # nor is it with the option that brings this case
 
 
 def test_a_kernel_that_raises(kit) -> None:
@@ -165,3 +172,21 @@ def test_a_case_is_meant_by_its_name_its_kind_or_a_pattern() -> None:
     assert all(case.answers_to(p) for p in ("sample F32-[1]", "sample", "sample F32-*", "s*"))
     assert not any(case.answers_to(p) for p in ("F32-[1]", "sample F32", "error"))
     assert xfails.Entry("", "a*", "sample", "").means(case)
+
+
+def test_every_case_counts_to_a_group_that_the_report_knows() -> None:
+    from infiniop.conformance.cases import Options, cases, groups
+    from infiniop.conformance.subject import subject
+    from infiniop.operators import all_operators
+
+    operators = [all_operators()[name] for name in ("relu", "linear", "linear_packed_size")]
+    found = {case.column for o in operators for case in cases(o, subject("cpu"), Options(large=True))}
+    assert found == set(groups()) and len(groups()) == len(found)
+
+
+def test_the_repro_of_a_large_case_says_so() -> None:
+    from infiniop.conformance.cases import Options
+    from infiniop.conformance.session import Session
+
+    session = Session.of("cpu", ["relu"], ["far x"], None, Options(large=True))
+    assert shlex.split(session.repro("relu", "far x"))[-3:] == ["--case", "far x", "--large"]

@@ -24,6 +24,7 @@ from ..subject import Subject
 
 T = TypeVar("T")
 KIND = "drawn"
+GROUPS = (KIND,)
 
 
 def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Case]:

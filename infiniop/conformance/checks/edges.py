@@ -14,8 +14,9 @@ from ..recipe import Recipe
 from ..subject import Subject
 from .drawn import KIND, wrong_with
 
+GROUPS = ("empty", "sizes")
 _EMPTY_CALLS = 4
-_TRIES = 20
+_TRIES = 30
 _SIZES = tuple(n + d for n in (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192) for d in (-1, 0, 1))
 _MANY = 65537  # rows: more than a grid of 16 bits
 _LIMIT = 1 << 18  # elements of a tensor
@@ -38,7 +39,7 @@ def _recipes(operator: Operator, seed: int, axis: str, extents: Sequence[int]) -
     for number, extent in enumerate(extents):
         for attempt in range(_TRIES):
             choice = Seeded(seed, zlib.crc32(axis.encode()), number, attempt)
-            recipe = draw(operator, choice, {axis: extent}, limit=_LIMIT)
+            recipe = draw(operator, choice, {axis: extent}, limit=_LIMIT, alike=attempt >= _TRIES / 2)
             if recipe is not None and recipe.sample(operator) is not None:
                 yield recipe
                 break

@@ -12,6 +12,8 @@ from .. import runner
 from ..cases import Case, Options
 from ..subject import Subject
 
+GROUPS = ("error",)
+
 
 def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Case]:
     def check(sample: ErrorSample) -> Callable[[], list[str]]:

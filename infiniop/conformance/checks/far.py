@@ -10,6 +10,8 @@ from ..cases import Case, Options
 from ..far import run_many, run_spread, spread_samples, takes_many
 from ..subject import Subject
 
+GROUPS = ("far", "many")
+
 
 def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Case]:
     def spread(name: str, sample: Sample, strides: tuple[int, ...]) -> Callable[[], list[str]]:

@@ -43,8 +43,7 @@ def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Cas
 
         return run
 
-    for check in (again, streams, order, replay, threads):
-        name = f"reuse {check.__name__}"
+    for name, check in GROUPS.items():
         yield Case(operator.name, name, each(check), group=name)
 
 
@@ -163,3 +162,6 @@ def threads(operator: Operator, tested: Subject, recipe: Recipe) -> list[str]:
         for thread in started:
             thread.join()
     return wrong
+
+
+GROUPS = {f"reuse {check.__name__}": check for check in (again, streams, order, replay, threads)}

@@ -31,6 +31,7 @@ class Samples:
                 return sample
 
 
+SAMPLE, POLICY = GROUPS = ("sample", "NaN and infinity")
 LARGE = 1 << 28  # bytes of a sample's memory, gaps included: more is for machines with room
 
 
@@ -49,5 +50,5 @@ def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Cas
 
     for number, sample in enumerate(operator.samples(np.random.default_rng(options.seed))):
         if span_bytes(sample) < LARGE:
-            group = "NaN and infinity" if "nan" in sample.tags else ""
+            group = POLICY if "nan" in sample.tags else SAMPLE
             yield Case(operator.name, f"sample {sample.name}", check(number), group)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -26,20 +27,15 @@ _STATUSES = {int(s) for s in Status}
 
 
 def cases(operator: Operator, tested: Subject, options: Options) -> Iterator[Case]:
-    def case(check: Callable[[Operator, Subject, int], list[str]]) -> Case:
-        def run() -> list[str]:
-            try:
-                return check(operator, tested, options.seed)
-            except Failed as failed:
-                return [str(failed)]
+    def run(check: Callable[[Operator, Subject, int], list[str]]) -> list[str]:
+        try:
+            return check(operator, tested, options.seed)
+        except Failed as failed:
+            return [str(failed)]
 
-        name = f"state {check.__name__}"
-        return Case(operator.name, name, run, group=name)
-
-    for check in (serves, supports, forgets, leaks, arithmetic):
-        yield case(check)
-    if any(t.null_at_run for t in operator.tensors):
-        yield case(nulls)
+    for name, check in GROUPS.items():
+        if check is not nulls or any(t.null_at_run for t in operator.tensors):
+            yield Case(operator.name, name, partial(run, check), group=name)
 
 
 def serves(operator: Operator, tested: Subject, seed: int) -> list[str]:
@@ -174,3 +170,6 @@ def nulls(operator: Operator, tested: Subject, seed: int) -> list[str]:
             descriptor.destroy()
             wrong += [f"{sentence} ({recipe})" for sentence in found]
     return wrong
+
+
+GROUPS = {f"state {check.__name__}": check for check in (serves, supports, forgets, leaks, arithmetic, nulls)}
