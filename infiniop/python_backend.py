@@ -6,7 +6,9 @@ a status and a message.
 
 from __future__ import annotations
 
+import functools
 import os
+import pkgutil
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -35,7 +37,8 @@ class PythonBackend:
 
     `kernels` maps operator names to `kernel(**tensors, **attrs)`, which writes its outputs in place. Tensors are NumPy
     arrays where the device is the CPU, else `infiniop.Tensor`; absent optional ones are None; inputs are not writable.
-    An enum attribute is an int. `supports(op, signatures, attrs)` answers True, or False or a reason, before a
+    An enum attribute is an int. A kernel that is named, "module:function", is imported with its first descriptor: for
+    libraries that take long to load. `supports(op, signatures, attrs)` answers True, or False or a reason, before a
     descriptor is made. A device that nobody else brings needs `runtime`.
 
     Override `array` for kernels of another library's arrays, and `run` for what surrounds every kernel.
@@ -45,7 +48,7 @@ class PythonBackend:
         self,
         name: str,
         *,
-        kernels: Mapping[str, Kernel],
+        kernels: Mapping[str, Kernel | str],
         device: str = "cpu",
         runtime: PythonRuntime | None = None,
         priority: int = 0,
@@ -74,6 +77,9 @@ class PythonBackend:
         unknown = [op for op in self.kernels if op not in known]
         if unknown:
             raise ValueError(f"backend {self.name!r} has kernels for unknown operators: {', '.join(sorted(unknown))}")
+        for op, kernel in self.kernels.items():
+            if not callable(kernel) and not (isinstance(kernel, str) and ":" in kernel):
+                raise TypeError(f"{self.name}: {op}: expected a function or 'module:function', got {kernel!r}")
         table = self._table([_Kernel(self, known[op], kernel) for op, kernel in self.kernels.items()])
         check(lib.infiniopRegisterBackend(table))
 
@@ -94,8 +100,12 @@ class PythonBackend:
 class _Kernel:
     """One kernel of one Python backend."""
 
-    def __init__(self, backend: PythonBackend, operator: Operator, function: Kernel):
-        self.backend, self.operator, self.function = backend, operator, function
+    def __init__(self, backend: PythonBackend, operator: Operator, given: Kernel | str):
+        self.backend, self.operator, self._given = backend, operator, given
+
+    @functools.cached_property
+    def function(self) -> Kernel:
+        return pkgutil.resolve_name(self._given) if isinstance(self._given, str) else self._given
 
     def table(self) -> Any:
         from .ops import SCHEMA_VERSIONS  # type: ignore[attr-defined]  # generated at build
@@ -115,7 +125,7 @@ class _State:
     """One descriptor: what every call of the kernel shares."""
 
     def __init__(self, kernel: _Kernel, call: Any):
-        self.kernel = kernel
+        self.kernel, self.function = kernel, kernel.function
         operator = kernel.operator
         self.device = device = Device(int(call.device), call.device_id)
         self.signatures: dict[str, Signature | None] = {}
@@ -142,7 +152,7 @@ class _State:
             attrs = scalars(self.kernel.operator, run.attrs)
             if self.has_arrays:
                 attrs |= host_arrays(self.kernel.operator, self.signatures, run.attrs, attrs)
-            backend.run(self.kernel.function, arguments | attrs, self.device, address_of(run.stream))
+            backend.run(self.function, arguments | attrs, self.device, address_of(run.stream))
 
 
 def scalars(operator: Operator, values: Any) -> dict[str, Any]:

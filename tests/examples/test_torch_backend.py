@@ -32,6 +32,7 @@ LARGEST = 1 << 22  # elements in one sample; beyond: --full
 def package() -> ModuleType:
     sys.path.insert(0, str(PACKAGE))
     import infiniop_torch
+    import infiniop_torch.runtime
 
     plugins.register(infiniop_torch)
     return infiniop_torch
@@ -120,7 +121,7 @@ def fake_module() -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def runtime(package: ModuleType):
     """Of a device `pretend`, whose memory is torch's on the CPU."""
-    made = package.TorchRuntime("cpu", fake_module())
+    made = package.runtime.TorchRuntime("cpu", fake_module())
     package.TorchBackend("pretend", made, device="pretend").register()
     return made
 
@@ -204,8 +205,8 @@ path, tests, device = sys.argv[1:]
 if device == "pretend":
     sys.path += [tests, f"{tests}/.."]
     from test_torch_backend import fake_module
-    import infiniop_torch as package
-    package.TorchBackend("pretend", package.TorchRuntime("cpu", fake_module()), device="pretend").register()
+    import infiniop_torch as package, infiniop_torch.runtime
+    package.TorchBackend("pretend", package.runtime.TorchRuntime("cpu", fake_module()), device="pretend").register()
 model = AutoLlamaModel.from_pretrained(path, dtype="float32", device=device)
 rows = [[5, 9, 300, 12, 7, 8], [100, 20, 3]]
 greedy = model.generate(rows, 12, temperature=0).token_ids
@@ -235,6 +236,20 @@ def test_a_model_generates_the_tokens_of_the_cpu_backend(installed: Scratch) -> 
     expected = tokens()
     assert tokens(INFINIOP_BACKENDS="torch") == expected
     assert tokens("pretend") == expected
+
+
+def test_torch_is_imported_when_it_is_needed(installed: Scratch) -> None:
+    if not torch.__version__.endswith("+cpu"):
+        pytest.skip("an accelerator may be there")
+    program = installed.folder / "lazy.py"
+    program.write_text("""
+import sys, numpy as np, infiniop
+assert any(b.name == "torch" and b.has("relu") for b in infiniop.backends())
+infiniop.ops.relu(np.ones(2, np.float32))
+assert "torch" not in sys.modules
+print(infiniop.ops.relu(np.array([-1, 2], np.float32), backend="torch"), "torch" in sys.modules)
+""")
+    assert installed.run(f"python {program}").splitlines()[-1] == "[0. 2.] True"
 
 
 def test_the_wheel_is_found(installed: Scratch) -> None:

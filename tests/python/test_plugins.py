@@ -149,6 +149,21 @@ def test_a_device_of_its_own() -> None:
     assert Counting.freed >= 2
 
 
+def test_a_kernel_that_is_named_is_imported_with_its_first_descriptor(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "late_kernels.py").write_text("def add(c, a, b):\n    c[...] = a + b + 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    register("late", kernels={"add": "late_kernels:add", "sub": "late_kernels:sub", "mul": "no_such_module:mul"})
+    assert "late_kernels" not in sys.modules
+    one = np.ones(2, np.float32)
+    assert ops.add(one, one, backend="late").tolist() == [3, 3] and "late_kernels" in sys.modules
+    with pytest.raises(errors.InternalError, match="AttributeError: .*late_kernels"):
+        ops.sub(one, one, backend="late")
+    with pytest.raises(errors.InternalError, match="ModuleNotFoundError: No module named 'no_such_module'"):
+        ops.mul(one, one, backend="late")
+    with pytest.raises(TypeError, match="add: expected a function or 'module:function', got 'late_kernels'"):
+        register("nameless", kernels={"add": "late_kernels"})
+
+
 def test_names_are_unique_and_operators_known() -> None:
     register("single", kernels={"add": add_kernel})
     with pytest.raises(errors.InfiniopError, match="already"):

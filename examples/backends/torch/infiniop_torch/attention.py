@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .values import refuse
 
+PIECE = 256  # keys
 EPSILON = 1e-6
 """What the paged operators add to the sum of weights."""
 
@@ -27,7 +28,13 @@ def attend(
     hidden = distance > 0
     weights = (scores - scores.masked_fill(hidden, -torch.inf).amax(-1, keepdim=True)).exp().masked_fill(hidden, 0)
     total = weights.sum(-1, keepdim=True) + epsilon
-    return (weights / total.masked_fill(total == epsilon, 1) @ v.float().unsqueeze(1)).flatten(0, 1)
+    return _sums(weights / total.masked_fill(total == epsilon, 1), v.float().unsqueeze(1)).flatten(0, 1)
+
+
+def _sums(weights: Tensor, v: Tensor) -> Tensor:
+    """weights @ v, piece by piece: torch adds up thousands of small products one after the other, and loses digits."""
+    pieces = zip(weights.split(PIECE, -1), v.split(PIECE, -2), strict=True)
+    return torch.stack([some @ those for some, those in pieces]).sum(0)
 
 
 def attention(out: Tensor, q: Tensor, k: Tensor, v: Tensor, k_cache: Tensor, v_cache: Tensor, pos: int) -> None:
@@ -112,9 +119,3 @@ def _rows(cache: Tensor, table: Tensor, length: int) -> Tensor:
     """The first `length` rows of a sequence, [nkvh, length, d]."""
     blocks = cache[table[: -(-length // cache.shape[2])]]
     return blocks.transpose(0, 1).flatten(1, 2)[:, :length]
-
-
-KERNELS = {
-    "attention": attention, "flash_attention": flash_attention, "paged_attention": paged_attention,
-    "paged_attention_prefill": paged_attention_prefill,
-}  # fmt: skip

@@ -1,28 +1,28 @@
-"""What stands between infiniop and the kernels: tensors of torch over memory that somebody else owns, and streams."""
+"""What stands between infiniop and the kernels. torch is imported with the first call, not with this module."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
-
-import torch
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 from infiniop import Device, PythonBackend
-from infiniop.arrays import torch_dtypes
-from infiniop.schema.dtypes import BYTE, C16
-from infiniop.tensor import Signature, extent
+from infiniop.tensor import Signature
 
-from . import attention, caching, elementwise, norms, products, quantised, selection, softmax
-from .runtime import TorchRuntime, borrow
-from .values import bits
+if TYPE_CHECKING:
+    from .runtime import TorchRuntime
 
-KERNELS = {
-    name: function
-    for family in (attention, caching, elementwise, norms, products, quantised, selection, softmax)
-    for name, function in family.KERNELS.items()
+FAMILIES = {
+    "attention": ("attention", "flash_attention", "paged_attention", "paged_attention_prefill"),
+    "caching": ("rearrange", "paged_caching", "kv_caching", "embedding", "select_last_token_hidden"),
+    "elementwise": ("add", "sub", "mul", "silu", "gelu", "sigmoid", "relu", "swiglu", "silu_and_mul", "rope"),
+    "norms": ("rms_norm", "add_rms_norm", "layer_norm"),
+    "products": ("gemm", "linear"),
+    "quantised": ("linear_pack", "linear_packed_size"),
+    "selection": ("topk", "random_sample", "random_sample_batch", "sample"),
+    "softmax": ("softmax", "log_softmax", "causal_softmax"),
 }
+"""Modules of this package, and the operators that each has a function for."""
 NAMES = {"cuda": "nvidia", "npu": "ascend", "mlu": "cambricon", "musa": "moore"}
 """What infiniop calls the devices of torch; others have one name."""
 
@@ -32,24 +32,23 @@ class TorchBackend(PythonBackend):
 
     def __init__(self, name: str, runtime: TorchRuntime | None = None, device: str = "", **options: Any):
         kind = "cpu" if runtime is None else runtime.kind
+        kernels = {op: f"{__package__}.{family}:{op}" for family, ops in FAMILIES.items() for op in ops}
         device = device or NAMES.get(kind, kind)
-        super().__init__(name, device=device, kernels=KERNELS, runtime=runtime, version=torch.__version__, **options)
+        super().__init__(name, device=device, kernels=kernels, runtime=runtime, version=version("torch"), **options)
         self.kind, self.memory = kind, runtime
 
-    def array(self, address: int, signature: Signature) -> torch.Tensor | Mirrored:
+    def array(self, address: int, signature: Signature) -> Any:
         """A strided tensor over the memory."""
-        layout = Layout.of(signature)
-        if layout.nbytes == 0:
-            flat = torch.empty(0, dtype=torch.uint8, device=f"{self.kind}:{signature.device.index}")
-        elif self.memory is None:
-            flat = borrow(address + layout.start, layout.nbytes, signature.device)
-        else:
-            flat = self.memory.bytes_at(signature.device.index, address + layout.start, layout.nbytes)
-        view = flat.view(layout.dtype).as_strided(signature.shape, layout.strides)
-        return Mirrored(view, layout.backwards, signature.readonly) if layout.backwards else view
+        from .tensors import view
+
+        return view(self.kind, self.memory, address, signature)
 
     def run(self, kernel: Callable[..., None], arguments: dict[str, Any], device: Device, stream: int) -> None:
         """The kernel in the order of the stream."""
+        import torch
+
+        from .tensors import Mirrored
+
         mirrored = {name: value for name, value in arguments.items() if isinstance(value, Mirrored)}
         with torch.inference_mode() if self.memory is None else self.memory.on(device.index, stream):
             if self.memory is not None and self.memory.is_capturing():
@@ -57,39 +56,3 @@ class TorchBackend(PythonBackend):
             kernel(**arguments | {name: value.forwards() for name, value in mirrored.items()})
             for value in mirrored.values():
                 value.write_back()
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a signature means in torch's words."""
-
-    start: int  # byte offset of the lowest element: with negative strides it is not the first one
-    nbytes: int
-    dtype: torch.dtype
-    strides: tuple[int, ...]  # without their signs
-    backwards: tuple[int, ...]  # the axes that had a negative one
-
-    @staticmethod
-    @functools.lru_cache(4096)
-    def of(signature: Signature) -> Layout:
-        itemsize, strides = signature.dtype.itemsize, signature.strides
-        low, high = extent(signature.shape, strides)
-        # Raw bytes, and complex numbers of two 8-bit floats, are only ever copied.
-        dtype = {BYTE: torch.uint8, C16: torch.int16}.get(signature.dtype) or torch_dtypes()[1][signature.dtype]
-        backwards = tuple(axis for axis, stride in enumerate(strides) if stride < 0)
-        return Layout(low * itemsize, (high - low + 1) * itemsize, dtype, tuple(map(abs, strides)), backwards)
-
-
-class Mirrored:
-    """torch has no negative strides: the kernel gets a copy, and what it writes there is written back."""
-
-    def __init__(self, view: torch.Tensor, axes: tuple[int, ...], readonly: bool):
-        self.view, self.axes, self.readonly = view, axes, readonly
-
-    def forwards(self) -> torch.Tensor:
-        self.copy = bits(self.view).flip(self.axes).view(self.view.dtype)
-        return self.copy
-
-    def write_back(self) -> None:
-        if not self.readonly:
-            bits(self.view).copy_(bits(self.copy).flip(self.axes))

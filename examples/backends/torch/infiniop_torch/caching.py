@@ -45,9 +45,3 @@ def select_last_token_hidden(output: Tensor, hidden_states: Tensor, input_offset
     hidden, ends = hidden_states.flatten(0, 1), input_offsets[1:]
     known = check((ends >= 1) & (ends <= len(hidden)), ends, "input_offsets", f"ends in 1..{len(hidden)}")
     output[0, known] = hidden[ends[known] - 1]
-
-
-KERNELS = {
-    "rearrange": rearrange, "paged_caching": paged_caching, "kv_caching": kv_caching, "embedding": embedding,
-    "select_last_token_hidden": select_last_token_hidden,
-}  # fmt: skip

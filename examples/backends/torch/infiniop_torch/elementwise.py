@@ -64,9 +64,3 @@ def rope(y: Tensor, x: Tensor, pos_ids: Tensor, sin_table: Tensor, cos_table: Te
     turned = p * cos - q * sin, p * sin + q * cos
     for out, result in zip((y_p, y_q), turned, strict=True):
         out.copy_(torch.where(known[..., None, None], result, wide(out)))
-
-
-KERNELS = {
-    "add": add, "sub": sub, "mul": mul, "silu": silu, "gelu": gelu, "sigmoid": sigmoid, "relu": relu,
-    "swiglu": swiglu, "silu_and_mul": silu_and_mul, "rope": rope,
-}  # fmt: skip

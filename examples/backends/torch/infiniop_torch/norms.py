@@ -36,6 +36,3 @@ def layer_norm(
 
 def _reciprocal_rms(x: Tensor, epsilon: float) -> Tensor:
     return (x.square().mean(-1, keepdim=True) + epsilon).rsqrt()
-
-
-KERNELS = {"rms_norm": rms_norm, "add_rms_norm": add_rms_norm, "layer_norm": layer_norm}

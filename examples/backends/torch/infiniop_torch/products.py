@@ -19,6 +19,3 @@ def linear(y: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, activation
     if weight.ndim == 1:
         weight = quantised.unpack(weight, y.shape[1], x.shape[1], x.dtype)
     y.copy_(functional.linear(x.float(), weight.float(), None if bias is None else bias.float()))
-
-
-KERNELS = {"gemm": gemm, "linear": linear}

@@ -139,6 +139,3 @@ def _quantise(weight: Tensor, format: int, group_size: int) -> tuple[Tensor, Ten
     divisor = scales.float().unsqueeze(-1)
     steps = torch.where(divisor == 0, 0.0, w / divisor)
     return steps.clamp(least, most).round().to(torch.int8).view(n, k), scales
-
-
-KERNELS = {"linear_pack": linear_pack, "linear_packed_size": linear_packed_size}

@@ -124,8 +124,3 @@ def _uniform(seed: Tensor, position: Tensor) -> Tensor:
         c0, c1, c2, c3 = (right >> 32 & word) ^ c1 ^ k0, right & word, (left >> 32 & word) ^ c3 ^ k1, left & word
         k0, k1 = k0 + 0x9E3779B9 & word, k1 + 0xBB67AE85 & word
     return (c0 >> 8).double() * 2.0**-24
-
-
-KERNELS = {
-    "topk": topk, "random_sample": random_sample, "random_sample_batch": random_sample_batch, "sample": sample,
-}  # fmt: skip

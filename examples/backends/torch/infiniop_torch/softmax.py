@@ -21,6 +21,3 @@ def causal_softmax(y: Tensor, x: Tensor) -> None:
     masked = torch.ones(s, t, dtype=torch.bool, device=x.device).triu(t - s + 1)
     probabilities = torch.softmax(wide(x).masked_fill(masked, -torch.inf), -1)
     y.copy_(probabilities.masked_fill(masked, 0))
-
-
-KERNELS = {"softmax": softmax, "log_softmax": log_softmax, "causal_softmax": causal_softmax}
