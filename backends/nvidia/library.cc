@@ -31,7 +31,7 @@ std::string packages() {
 
 void *open_library(const char *variable, const char *name, const std::vector<std::string> &folders, std::string &why) {
     why.clear();
-    if (const char *path = getenv(variable); path && *path) {
+    if (const char *path = secure_getenv(variable); path && *path) { // it runs code
         return open(path, why);
     }
     void *library = open(name, why);
