@@ -47,7 +47,11 @@ def current(include: Path = INCLUDE) -> Snapshot:
     macros = dict(re.findall(r"^#define (INFINI\w+)[ \t]+(\"[^\"]*\"|\d+u?)[ \t]*$", "\n".join(texts), re.M))
     return {
         "version": [int(macros.pop(f"INFINIOP_BACKEND_ABI_{part}")) for part in ("MAJOR", "MINOR")],
-        "structs": {n: _struct(ffi, t) for n, t in types.items() if t.kind in ("struct", "union") and t.fields},
+        "structs": {
+            n: _struct(ffi, t, _fields(declared, n))
+            for n, t in types.items()
+            if t.kind in ("struct", "union") and t.fields
+        },
         "enums": {n: dict(t.relements) for n, t in types.items() if t.kind == "enum"},
         "pointers": {n: t.cname for n, t in types.items() if t.kind in ("pointer", "function")},
         "functions": _functions(declared),
@@ -67,10 +71,22 @@ def _type(parameter: str) -> str:
     return plain if "*" in plain or " " not in plain else plain.rpartition(" ")[0]
 
 
-def _struct(ffi: cffi.FFI, struct: Any) -> Snapshot:
+def _fields(declared: str, struct: str) -> list[str]:
+    """The types of its fields as they are written, for cffi forgets `const`; without the names of parameters."""
+    found = re.search(rf"typedef (?:struct|union) \w+ \{{([^{{}}]*)\}} {struct};", declared)
+    assert found is not None, struct
+    types = []
+    for text in found[1].split(";")[:-1]:
+        function = re.fullmatch(r"\s*(.*)\(\*\w+\)\((.*)\)", text, re.S)
+        plain = _type(text)
+        types.append(f"{_type(function[1])}(*)({', '.join(map(_type, function[2].split(',')))})" if function else plain)
+    return types
+
+
+def _struct(ffi: cffi.FFI, struct: Any, types: list[str]) -> Snapshot:
     fields = [
-        {"name": name, "type": field.type.cname, "offset": field.offset, "size": ffi.sizeof(field.type)}
-        for name, field in struct.fields
+        {"name": name, "type": kind, "offset": field.offset, "size": ffi.sizeof(field.type)}
+        for (name, field), kind in zip(struct.fields, types, strict=True)
     ]
     return {"kind": struct.kind, "size": ffi.sizeof(struct), "fields": fields}
 

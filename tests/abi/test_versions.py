@@ -38,6 +38,23 @@ def test_the_changelog_knows_every_version():
     assert f"- {MAJOR}.{MINOR}: " in (SOURCES / "docs" / "abi.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("was", "becomes", "said"),
+    [
+        ("int32_t priority;", "int64_t priority;", "infiniopBackend: field {'name': 'priority'"),
+        ("uint32_t flags;", "", "infiniopBackend: field {'name': 'flags'"),
+        ("(void *state, const infiniopRun *run)", "(void *state, infiniopRun *run)", "field {'name': 'calculate'"),
+        ("infinirtStream_t stream;", "infinirtStream_t stream; void *more;", "the minor version is still"),
+    ],
+)
+def test_a_changed_header_is_seen(tmp_path: Path, was: str, becomes: str, said: str):
+    include = shutil.copytree(SOURCES / "include", tmp_path / "include")
+    header = include / "infiniop" / "backend.h"
+    assert was in header.read_text()
+    header.write_text(header.read_text().replace(was, becomes))
+    assert said in "\n".join(snapshot.broken(FROZEN, snapshot.current(include)))
+
+
 @pytest.mark.parametrize("name", sorted(FROZEN["structs"]))
 def test_only_appending_is_allowed(name: str):
     """Whatever else one does to a struct is seen; appending is allowed in the next minor version."""
