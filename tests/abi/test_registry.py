@@ -176,6 +176,12 @@ def test_backend_path_names_files_and_folders(discovered, plugins: Path, tmp_pat
     assert len(rows) == 5
 
 
+def test_backend_path_names_a_file_of_the_working_directory(discovered, plugins: Path, monkeypatch):
+    monkeypatch.chdir(plugins)
+    rows = discovered({"a.json": json.dumps(CPU)}, INFINIOP_BACKEND_PATH="libtoy_good.so")
+    assert rows["toy"][2] == ""
+
+
 def test_backend_path_wins_over_manifests(discovered, plugins: Path):
     """One can try another build of an installed backend; the installed one is shown as refused."""
     rows = discovered({"a.json": json.dumps(CPU)}, INFINIOP_BACKEND_PATH=str(plugins / "libtoy_duplicate.so"))

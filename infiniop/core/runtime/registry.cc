@@ -176,7 +176,10 @@ void discover() {
     for (const std::string &entry : split(secure_getenv("INFINIOP_BACKEND_PATH"), ':')) {
         std::error_code error;
         const bool folder = std::filesystem::is_directory(entry, error);
-        for (const std::string &path : folder ? libraries_in(entry) : std::vector<std::string>{entry}) {
+        // A file of the working directory is meant before one that the dynamic linker finds by that name.
+        const bool here = std::filesystem::exists(entry, error);
+        const std::string file = here ? std::filesystem::absolute(entry, error).string() : entry;
+        for (const std::string &path : folder ? libraries_in(entry) : std::vector<std::string>{file}) {
             load_or_note({{}, path, {}, {}, {}});
         }
     }
