@@ -47,13 +47,19 @@ def list_backends(as_json: Json = False) -> None:
             console.print(f"{row.name}: {row.error or row.notes}", markup=False, highlight=False)
 
 
-def list_operators(as_json: Json = False) -> None:
-    """The support matrix: operators, their dtypes, and the backends that have them."""
+def list_operators(
+    name: Annotated[str | None, typer.Argument(help="Only this one: what it means, takes and refuses.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The support matrix: operators, their dtypes, and the backends that have them; or all about one operator."""
     from rich.console import Console
     from rich.table import Table
 
     from infiniop.operators import all_operators
 
+    if name is not None:
+        typer.echo(_description(name), nl=False)
+        return
     loaded = [b for b in all_backends() if not b.error]
     rows = []
     for name, operator in all_operators().items():
@@ -68,3 +74,14 @@ def list_operators(as_json: Json = False) -> None:
         marks = ("yes" if b.name in row["backends"] else "-" for b in loaded)
         table.add_row(str(row["operator"]), " ".join(row["dtypes"]), *marks)
     Console().print(table)
+
+
+def _description(name: str) -> str:
+    from infiniop.gen.docs import description
+    from infiniop.operators import all_operators
+    from infiniop.ops import SCHEMA_VERSIONS  # type: ignore[attr-defined]  # generated at build
+
+    known = all_operators()
+    if name not in known:
+        raise typer.BadParameter(f"there is no operator named {name}: expected one of {', '.join(known)}")
+    return description(known[name], SCHEMA_VERSIONS[name])

@@ -62,12 +62,7 @@ def _page(op: Operator, registry: Registry, abi: Abi, support: Mapping[str, set[
         f"{op.summary}\n",
         f"Operator {registry.operators[op.name]['id']}, schema version {registry.version(op.name)}; {origin}; "
         f"built-in backends: {backends}.\n",
-        _section("Meaning", "".join(f"- {s}\n" for s in op.semantics)),
-        _section("Axes", "".join(f"- `{a}`: {text}\n" for a, text in op.axes.items())),
-        _section("Tensors", _tensors(op)),
-        _section("Attributes", _attrs(op)),
-        _section("Errors", _errors(op)),
-        _section("Accuracy", _accuracy(op)),
+        *_definition(op, "- what every operator answers: [errors](../errors.md)\n"),
         _section("Python", f"```python\n{python.signature(op)}\n```\n"),
         _section("torch", _torch(op)),
         _section("JAX", f"```python\ninfiniop.jax.{jax.signature(op)}\n```\n"),
@@ -75,6 +70,23 @@ def _page(op: Operator, registry: Registry, abi: Abi, support: Mapping[str, set[
         _section("C++", f"`#include <infiniop/ops/{op.header_name}pp>`\n\n```cpp\n{cpp.signatures(op, abi)}```\n"),
     ]
     return "\n".join(p for p in parts if p)
+
+
+def description(op: Operator, schema_version: int) -> str:
+    """What the author of a kernel needs of the page, for a terminal."""
+    parts = [f"# {op.name}\n", f"{op.summary}\n", f"Schema version {schema_version}.\n", *_definition(op)]
+    return "\n".join(p for p in parts if p)
+
+
+def _definition(op: Operator, more_errors: str = "") -> list[str]:
+    return [
+        _section("Meaning", "".join(f"- {s}\n" for s in op.semantics)),
+        _section("Axes", "".join(f"- `{a}`: {text}\n" for a, text in op.axes.items())),
+        _section("Tensors", _tensors(op)),
+        _section("Attributes", _attrs(op)),
+        _section("Errors", _errors(op) + more_errors),
+        _section("Accuracy", _accuracy(op)),
+    ]
 
 
 def _section(title: str, body: str) -> str:
@@ -121,8 +133,7 @@ def _errors(op: Operator) -> str:
         lines.append(f"- {op.shape_status.name} for extents that contradict each other")
     if op.rank_status is not Status.BAD_TENSOR_SHAPE:
         lines.append(f"- {op.rank_status.name} for a wrong rank")
-    lines.append("- what every operator answers: [errors](../errors.md)")
-    return "\n".join(lines) + "\n"
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _accuracy(op: Operator) -> str:

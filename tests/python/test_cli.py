@@ -31,6 +31,11 @@ def test_ops(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "ops", "--json")
     rows = {row["operator"]: row for row in json.loads(out)}
     assert code == 0 and "reference" in rows["paged_caching"]["backends"] and "BF16" in rows["paged_caching"]["dtypes"]
+    code, out, _ = run(capsys, "ops", "rope")
+    assert code == 0 and "| `algo` | `infiniopRoPEAlgo_t` | create |" in out and "Schema version 1." in out
+    assert out.index("`y` | out") < out.index("`x` | in") and "errors.md" not in out
+    code, _, err = run(capsys, "ops", "fly")
+    assert code == 2 and "there is no operator named fly: expected one of add, " in err
     code, out, _ = run(capsys, "ops")
     assert code == 0 and "paged_caching" in out
 

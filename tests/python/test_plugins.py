@@ -156,7 +156,7 @@ def test_a_kernel_that_is_named_is_imported_with_its_first_descriptor(tmp_path: 
     assert "late_kernels" not in sys.modules
     one = np.ones(2, np.float32)
     assert ops.add(one, one, backend="late").tolist() == [3, 3] and "late_kernels" in sys.modules
-    with pytest.raises(errors.InternalError, match="AttributeError: .*late_kernels"):
+    with pytest.raises(errors.InternalError, match=r"AttributeError: .*late_kernels"):
         ops.sub(one, one, backend="late")
     with pytest.raises(errors.InternalError, match="ModuleNotFoundError: No module named 'no_such_module'"):
         ops.mul(one, one, backend="late")
