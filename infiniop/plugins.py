@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pluggy
 
 from ._library import lib
-from .errors import check
+from .errors import InfiniopError, check
 
 if TYPE_CHECKING:
     from .python_backend import PythonBackend
@@ -133,7 +133,9 @@ def _load(name: str, load: Any, origin: str) -> None:
             try:
                 backend.register()
             except BaseException as error:
-                note_failure(getattr(backend, "name", name), origin, error)
+                noted = isinstance(backend, NativeBackend) and isinstance(error, InfiniopError)  # by the core
+                if not noted:
+                    note_failure(getattr(backend, "name", name), origin, error)
 
 
 @contextlib.contextmanager

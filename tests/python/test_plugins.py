@@ -272,7 +272,7 @@ def test_entry_points_are_found_and_their_failures_shown(installed: dict[str, st
     assert rows["works"] == "" and rows["reference"] == "" and ["cpu", ""] in listing
     assert "no luck today" in rows["broken"] and "nothing to say" in rows["silent"]
     assert "3" in rows["strange"] and "SystemExit" in rows["leaving"]
-    assert any("libacme" in error for error in rows.values())
+    assert sum("libacme" in error for _, error in listing) == 1
     assert "it has no infiniop_register_backends()" in rows["hookless"] and "returned None" in rows["nothing"]
     assert rows["speechless"] == "Odd" and "SyntaxError" in rows["unparsable"]
     assert any(name == "cpu" and "already there" in error for name, error in listing)
