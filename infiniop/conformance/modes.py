@@ -5,6 +5,7 @@ Rows travel as properties of the reports, so that they arrive from the workers o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -65,16 +66,31 @@ def measurements(parent: pytest.Collector, mode: str, session: Session, operator
 
 
 class Table:
-    """Writes the rows that arrive, in columns."""
+    """Collects the rows, where reports arrive: not in a worker of pytest-xdist. Writes them in columns."""
 
     def __init__(self, mode: str):
         self.mode = mode
+        self.headings: Cells = {"perf": perf.Row.HEADINGS, "support": support.Row.HEADINGS}[mode]
+        self.rows: list[Cells] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" and report.passed:
+            self.rows += [list(map(str, cells)) for name, cells in report.user_properties if name == _PROPERTY]  # type: ignore[call-overload]
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        for path in session.config.option.report:
+            path.write_text(self.json() if path.suffix == ".json" else self.markdown(), encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        headings = {"perf": perf.Row.HEADINGS, "support": support.Row.HEADINGS}[self.mode]
-        reports = [r for r in terminalreporter.stats.get("passed", []) if r.when == "call"]
-        lines = [headings, *(value for r in reports for name, value in r.user_properties if name == _PROPERTY)]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(headings) - 1)]
+        lines = [self.headings, *self.rows]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.headings) - 1)]
         terminalreporter.section(self.mode)
         for line in lines:
             terminalreporter.line("  ".join([*map(str.ljust, line, widths), line[-1]]).rstrip())
+
+    def json(self) -> str:
+        return json.dumps([dict(zip(self.headings, row, strict=True)) for row in self.rows], indent=1) + "\n"
+
+    def markdown(self) -> str:
+        lines = [self.headings, ["---"] * len(self.headings), *self.rows]
+        return "".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |\n" for line in lines)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -14,16 +16,19 @@ from infiniop.conformance.session import Session
 from infiniop.operators import all_operators
 
 
-def kit(*arguments: str) -> subprocess.CompletedProcess[str]:
+def kit(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "infiniop.conformance"]
     return subprocess.run([*command, "--backend", "cpu", *arguments], capture_output=True, text=True)
 
 
-def test_support_counts_calls_by_dtype() -> None:
-    done = kit("--support", "--op", "relu", "--op", "rms_norm")
+def test_support_counts_calls_by_dtype(tmp_path: Path) -> None:
+    reports = [tmp_path / "support.md", tmp_path / "support.json"]
+    done = kit("--support", "--op", "relu", "--op", "rms_norm", *(w for path in reports for w in ("--report", path)))
     assert done.returncode == 0, done.stdout
     assert re.search(r"^relu +BF16 +(\d+) of \1", done.stdout, re.M), done.stdout
     assert re.search(r"^rms_norm +F16 W=F32 +(\d+) of \1", done.stdout, re.M), done.stdout
+    assert "| relu | BF16 | " in reports[0].read_text()
+    assert {"relu", "rms_norm"} == {row["operator"] for row in json.loads(reports[1].read_text())}
 
 
 def test_perf_gives_a_row_per_phase() -> None:
