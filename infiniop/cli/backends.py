@@ -53,7 +53,7 @@ def list_operators(
 ) -> None:
     """The support matrix: operators, their dtypes, and the backends that have them; or all about one operator."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from infiniop.operators import all_operators
 
@@ -69,11 +69,14 @@ def list_operators(
     if as_json:
         typer.echo(json.dumps(rows))
         return
-    table = Table("operator", "dtypes", *(b.name for b in loaded))
+    table = Table(Column("operator", no_wrap=True), "dtypes", *(b.name for b in loaded))
     for row in rows:
         marks = ("yes" if b.name in row["backends"] else "-" for b in loaded)
         table.add_row(str(row["operator"]), " ".join(row["dtypes"]), *marks)
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=1000)  # many backends: nothing is cut off
+    console.print(table)
 
 
 def _description(name: str) -> str:
