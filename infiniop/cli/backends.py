@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ._plugins import all_backends
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -22,7 +25,6 @@ def register(app: typer.Typer) -> None:
 def list_backends(as_json: Json = False) -> None:
     """The backends found, with device, version, priority; why some failed to load, and what of others is not used."""
     from rich import box
-    from rich.console import Console
     from rich.table import Table
 
     rows = sorted(all_backends(), key=lambda b: (bool(b.error), b.device, -b.priority))
@@ -40,7 +42,7 @@ def list_backends(as_json: Json = False) -> None:
             device = row.device if row.device_count == 1 else f"{row.device} x {row.device_count}"
             priority = "when named" if row.explicit_only else str(row.priority)
             table.add_row(row.name, device, row.version, priority, str(row.kernels), origin)
-    console = Console()
+    console = _console()
     console.print(table)
     for row in rows:
         if row.error or row.notes:
@@ -52,7 +54,6 @@ def list_operators(
     as_json: Json = False,
 ) -> None:
     """The support matrix: operators, their dtypes, and the backends that have them; or all about one operator."""
-    from rich.console import Console
     from rich.table import Column, Table
 
     from infiniop.operators import all_operators
@@ -73,10 +74,15 @@ def list_operators(
     for row in rows:
         marks = ("yes" if b.name in row["backends"] else "-" for b in loaded)
         table.add_row(str(row["operator"]), " ".join(row["dtypes"]), *marks)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """Of any width where nobody looks: beside many backends nothing is cut off."""
+    from rich.console import Console
+
     console = Console()
-    if not console.is_terminal:
-        console = Console(width=1000)  # many backends: nothing is cut off
-    console.print(table)
+    return console if console.is_terminal else Console(width=1000)
 
 
 def _description(name: str) -> str:
