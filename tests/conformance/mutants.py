@@ -270,6 +270,6 @@ MUTANTS = (
            "splits_ > 1 && i < 0 * items; i++"),
     Mutant("paged_attention", "kernels/attention.h", "scratch + lane * lane_floats(), parts", "scratch, parts",
            threads=True),
-    Mutant("paged_attention", "kernels/attention.h", "std::memory_order_acq_rel) + 1 < item.splits",
-           "std::memory_order_acq_rel), split + 1 < item.splits", threads=True),
+    Mutant("paged_attention", "kernels/attention.h", "std::memory_order_acq_rel) + 1 < piece.pieces",
+           "std::memory_order_acq_rel), piece.number + 1 < piece.pieces", threads=True),
 )  # fmt: skip

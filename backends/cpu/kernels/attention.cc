@@ -39,8 +39,7 @@ struct State {
                    s.pos + tokens,
                    d,
                    true,
-                   1.0f / std::sqrt(float(d)),
-                   true};
+                   1.0f / std::sqrt(float(d))};
         s.plan = s.shape.plan();
         workspace = s.plan.workspace();
         return INFINI_STATUS_SUCCESS;

@@ -53,8 +53,12 @@ public:
         const size_t pieces = items * splits_,
                      together = std::clamp<size_t>(pieces / (16 * lanes_), 1, items_at_once());
         for_tasks(div_up(pieces, together), lanes_, [&](size_t lane, size_t task) {
-            for (size_t i = task * together; i < std::min((task + 1) * together, pieces); i++) {
-                run_piece<T>(problem, i, scratch + lane * lane_floats(), parts, finished, extra, keep_empty);
+            const size_t begin = task * together, end = std::min(begin + together, pieces);
+            Piece<T> piece = make_piece<T>(problem, begin);
+            for (size_t i = begin; i < end; i++) {
+                const Piece<T> next = i + 1 < end ? make_piece<T>(problem, i + 1) : Piece<T>{};
+                run_piece(problem, piece, next, scratch + lane * lane_floats(), parts, finished, extra, keep_empty);
+                piece = next;
             }
         });
     }
@@ -65,10 +69,12 @@ private:
     // A long context is split when there are few items; by shape and length alone, never by the threads.
     static constexpr size_t split_items = 256, max_splits = 64, split_keys = 256;
 
-    template <class T> struct Item {
+    // Some of an item's keys.
+    template <class T> struct Piece {
         Queries<T> queries;
-        size_t sequence, kv_head, keys;
-        size_t splits, piece; // pieces of the keys, and their length
+        size_t item, sequence, kv_head;
+        size_t number, pieces; // of the item
+        size_t begin, end;     // keys
     };
 
     size_t head_chunks() const { return div_up(group_, heads_); }
@@ -78,44 +84,48 @@ private:
     size_t items_at_once() const { return kv_heads_ * head_chunks(); } // of one tile
     size_t pieces_at_once() const { return items_at_once() * splits_; }
 
-    // Neighbouring pieces are the heads of the same keys: in a paged cache those lie together.
     template <class T, class Problem>
-    void run_piece(const Problem &problem, size_t piece, float *scratch, float *parts, Counter *finished, float extra,
-                   bool keep_empty) const {
-        const size_t i = piece / pieces_at_once() * items_at_once() + piece % items_at_once();
-        const size_t split = piece % pieces_at_once() / items_at_once();
-        const Item<T> item = make_item<T>(problem, i);
-        if (split >= item.splits) {
+    void run_piece(const Problem &problem, const Piece<T> &piece, const Piece<T> &next, float *scratch, float *parts,
+                   Counter *finished, float extra, bool keep_empty) const {
+        if (piece.number >= piece.pieces) {
             return;
         }
-        Attend<T> attend(scratch_, scratch, item.queries, problem.k_last, problem.v_last);
-        const size_t begin = std::min(split * item.piece, item.keys), end = std::min(begin + item.piece, item.keys);
-        attend.run(begin, end, problem.locate(item.sequence, item.kv_head));
-        if (item.splits > 1) {
-            float *first = parts + i * splits_ * part_floats();
-            attend.write_part(first + split * part_floats());
-            if (finished[i].fetch_add(1, std::memory_order_acq_rel) + 1 < item.splits) {
+        const auto keys_of = [&](const Piece<T> &p) {
+            return KeyRange<decltype(problem.locate(0, 0))>{p.begin, p.end, problem.locate(p.sequence, p.kv_head)};
+        };
+        Attend<T> attend(scratch_, scratch, piece.queries, problem.k_last, problem.v_last);
+        const auto following = keys_of(next);
+        attend.run(keys_of(piece), next.begin < next.end ? &following : nullptr);
+        if (piece.pieces > 1) {
+            float *first = parts + piece.item * splits_ * part_floats();
+            attend.write_part(first + piece.number * part_floats());
+            if (finished[piece.item].fetch_add(1, std::memory_order_acq_rel) + 1 < piece.pieces) {
                 return;
             }
-            attend.merge(first, item.splits, part_floats());
+            attend.merge(first, piece.pieces, part_floats());
         }
         attend.write(extra, keep_empty);
     }
 
-    // The last tiles see the most keys: they come first.
-    template <class T, class Problem> Item<T> make_item(const Problem &problem, size_t i) const {
+    // Neighbouring pieces are the heads of the same keys: in a paged cache those lie together. The last tiles see the
+    // most keys: they come first.
+    template <class T, class Problem> Piece<T> make_piece(const Problem &problem, size_t i) const {
         const size_t chunks = head_chunks(), per_tile = kv_heads_ * chunks;
-        const TokenTile tile = problem.tile(problem.tiles() - 1 - i / per_tile);
-        const size_t kv_head = i % per_tile / chunks, from = i % chunks * heads_;
-        Item<T> item{};
-        item.queries = problem.queries(tile, kv_head * group_ + from, std::min(heads_, group_ - from));
-        item.sequence = tile.sequence;
-        item.kv_head = kv_head;
-        item.keys = size_t(std::max<int64_t>(item.queries.last_limit(), 0));
-        const size_t pieces = std::clamp<size_t>(item.keys / split_keys, 1, splits_);
-        item.piece = std::max(round_up(div_up(item.keys, pieces), key_tile), key_tile);
-        item.splits = std::max<size_t>(div_up(item.keys, item.piece), 1);
-        return item;
+        Piece<T> piece{};
+        piece.item = i / pieces_at_once() * items_at_once() + i % items_at_once();
+        piece.number = i % pieces_at_once() / items_at_once();
+        const TokenTile tile = problem.tile(problem.tiles() - 1 - piece.item / per_tile);
+        const size_t kv_head = piece.item % per_tile / chunks, from = piece.item % chunks * heads_;
+        piece.queries = problem.queries(tile, kv_head * group_ + from, std::min(heads_, group_ - from));
+        piece.sequence = tile.sequence;
+        piece.kv_head = kv_head;
+        const size_t keys = size_t(std::max<int64_t>(piece.queries.last_limit(), 0));
+        const size_t most = std::clamp<size_t>(keys / split_keys, 1, splits_);
+        const size_t length = std::max(round_up(div_up(keys, most), key_tile), key_tile);
+        piece.pieces = std::max<size_t>(div_up(keys, length), 1);
+        piece.begin = std::min(piece.number * length, keys);
+        piece.end = std::min(piece.begin + length, keys);
+        return piece;
     }
 
     size_t kv_heads_ = 0, group_ = 0, heads_ = 1, lanes_ = 1, items_ = 0, splits_ = 1;

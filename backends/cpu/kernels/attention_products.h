@@ -1,5 +1,6 @@
-// The two products of attention over a tile of keys, scores = q kᵀ and out += weights v. They run in f32 or, where the
-// machine multiplies pairs of bf16, on bf16 operands with f32 sums.
+// The two products of attention over a tile of keys, scores = q kᵀ and out += weights v. Scores come from f32 operands
+// or, where the machine multiplies pairs of bf16, from those; weights stay f32: rounded to bf16 they would put out off
+// by 2^-9 of the largest values, whatever is left of these in the sum.
 #pragma once
 
 #include "tile.h"
@@ -7,26 +8,17 @@
 namespace infiniop::cpu {
 
 constexpr size_t key_tile = 64;               // keys at a time
-constexpr size_t few_query_rows = 8;          // up to here keys are read in place; above, they are packed first
+constexpr size_t few_query_rows = 8;          // up to here keys and values are read in place; above, they are packed
+constexpr size_t rows_of_dots = 4;            // up to here, scores are dot products of rows as they lie
 constexpr size_t column_block = tile_columns; // elements that are worked on together: two vectors of f32
-constexpr size_t weight_row = 2 * key_tile;   // bf16 weights lie in the memory of their f32 scores
 
 inline size_t padded_head(size_t d) { return round_up(d, column_block); }
 
-// Queries, weights and packed keys and values are held as panel_t<T>: pairs of bf16 where it is bf16, else f32.
+// bf16 that is widened in place is taken apart by a shift and a mask: even elements of a block, then odd ones.
+template <class T> constexpr bool in_halves = std::is_same_v<T, bf16>;
+
+// Queries and packed keys are held as panel_t<T>: pairs of bf16 where the machine multiplies those, else f32.
 template <class T> constexpr bool in_pairs = std::is_same_v<panel_t<T>, bf16>;
-
-#if defined(__AVX512BF16__)
-inline vf narrow_pairs(vf low, vf high) { return (vf)_mm512_cvtne2ps_pbh((__m512)high, (__m512)low); }
-#else
-vf narrow_pairs(vf low, vf high); // nowhere used
-#endif
-
-// Elements between two rows of weights.
-template <class T> constexpr size_t weight_stride = in_pairs<T> ? weight_row : key_tile;
-
-// bf16 values that are widened in place are split by a shift and a mask: even elements of a block, then odd ones.
-template <class T> constexpr bool in_halves = std::is_same_v<T, bf16> && !in_pairs<T>;
 
 namespace detail {
 
@@ -40,24 +32,9 @@ template <size_t half, class T> vf block_half(const T *p) {
     }
 }
 
-typedef uint16_t Halfwords __attribute__((vector_size(vector_bytes)));
-
-// Pairs (a[i], b[i]) of each 128 bits' lower (from = 0) or upper (from = 4) half.
-template <size_t from, size_t... I> vf pair_up(vf a, vf b, std::index_sequence<I...>) {
-    constexpr size_t n = sizeof...(I);
-    return (vf)__builtin_shufflevector((Halfwords)a, (Halfwords)b, (I / 8 * 8 + from + I % 8 / 2 + I % 2 * n)...);
-}
-template <size_t from> vf pair_up(vf a, vf b) {
-    return pair_up<from>(a, b, std::make_index_sequence<vector_bytes / 2>());
-}
-
-// The columns [from, from + width) of a block from its two sums.
-template <class T, size_t from, size_t... I> vf ordered_columns(vf a, vf b, std::index_sequence<I...>) {
-    if constexpr (in_pairs<T>) {
-        return __builtin_shufflevector(a, b, ((from + I) / 8 * 4 + I % 4 + (I % 8 < 4 ? 0 : width))...);
-    } else {
-        return __builtin_shufflevector(a, b, ((from + I) / 2 + I % 2 * width)...);
-    }
+// The columns [from, from + width) of a block from its even and its odd ones.
+template <size_t from, size_t... I> vf ordered_columns(vf even, vf odd, std::index_sequence<I...>) {
+    return __builtin_shufflevector(even, odd, ((from + I) / 2 + I % 2 * width)...);
 }
 
 struct Sum {
@@ -85,18 +62,19 @@ template <class Op, size_t S, size_t i> [[gnu::always_inline]] inline vf fold_al
 // Lane i: the sum, or the maximum, of v[i]'s lanes.
 template <class Op> [[gnu::always_inline]] inline vf across_lanes(const vf *v) { return detail::fold_all<Op, 1, 0>(v); }
 
-// Sums that are kept for values in place, or packed pairs, have their own order within a block: this makes it plain.
-template <class T> void order_columns(float *p) {
+// Sums over values that were taken in halves: makes the order within a block plain.
+inline void order_columns(float *p) {
     constexpr auto all = std::make_index_sequence<width>();
-    const vf a = load(p), b = load(p + width);
-    store(p, detail::ordered_columns<T, 0>(a, b, all));
-    store(p + width, detail::ordered_columns<T, width>(a, b, all));
+    const vf even = load(p), odd = load(p + width);
+    store(p, detail::ordered_columns<0>(even, odd, all));
+    store(p + width, detail::ordered_columns<width>(even, odd, all));
 }
 
-// dst[padded_head(k)]: a query. in_place: in the order of keys that are read in place.
-template <class T> void copy_query(panel_t<T> *dst, const T *src, ptrdiff_t stride, size_t k, bool in_place) {
+// dst[padded_head(k)]: a query. for_dots: in the order that dot products of rows as they lie take.
+template <class T> void copy_query(panel_t<T> *dst, const T *src, ptrdiff_t stride, size_t k, bool for_dots) {
+    const bool halves = in_halves<T> && !in_pairs<T> && for_dots;
     std::fill_n(dst, padded_head(k), panel_t<T>{});
-    if (stride == 1 && !(in_halves<T> && in_place)) {
+    if (stride == 1 && !halves) {
         if constexpr (in_pairs<T>) {
             std::memcpy(dst, src, k * sizeof(T));
         } else {
@@ -110,7 +88,7 @@ template <class T> void copy_query(panel_t<T> *dst, const T *src, ptrdiff_t stri
             dst[i] = x;
         } else {
             const size_t at = i % column_block;
-            dst[in_halves<T> && in_place ? i - at + at % 2 * width + at / 2 : i] = get(x);
+            dst[halves ? i - at + at % 2 * width + at / 2 : i] = get(x);
         }
     }
 }
@@ -191,6 +169,77 @@ void dot_keys(const T *const *k, const panel_t<T> *q, size_t ldq, size_t d, floa
     }
 }
 
+// Words of a row: f32, f16 widened, or two bf16.
+template <class T> constexpr size_t row_word = std::is_same_v<T, bf16> ? 2 : 1;
+template <class T> vf row_words(const T *p) {
+    if constexpr (std::is_same_v<T, bf16>) {
+        return load_bits<vf>(p, All{});
+    } else {
+        return load(p);
+    }
+}
+
+// sums[x] += words of `width` keys * a query's word.
+template <class T, size_t X>
+[[gnu::always_inline]] inline void add_products(vf (&sums)[X], vf words, const panel_t<T> *q, size_t ldq) {
+    if constexpr (in_pairs<T>) {
+#pragma GCC unroll 8
+        for (size_t x = 0; x < X; x++) {
+            sums[x] = multiply_add(sums[x], words, splat_word(q + x * ldq), panel_t<T>{});
+        }
+    } else if constexpr (in_halves<T>) {
+        const vf low = bit_cast<vf>((vu)(bit_cast<vu>(words) << 16));
+        const vf high = bit_cast<vf>((vu)(bit_cast<vu>(words) & 0xffff0000u));
+#pragma GCC unroll 8
+        for (size_t x = 0; x < X; x++) {
+            sums[x] += low * q[x * ldq];
+            sums[x] += high * q[x * ldq + 1];
+        }
+    } else {
+#pragma GCC unroll 8
+        for (size_t x = 0; x < X; x++) {
+            sums[x] += words * q[x * ldq];
+        }
+    }
+}
+
+// scores[X][width] of `width` keys, a lane for each: with many rows that is cheaper than to add up across lanes.
+template <class T, size_t X>
+void score_lanes(const T *const *k, const T *const *next, const panel_t<T> *q, size_t ldq, size_t d, float *scores) {
+    constexpr size_t e = row_word<T>, block = e * width;
+    vf sums[X];
+    clear(sums);
+    for (size_t i = 0; i < d; i += block) {
+        const T *rows[width];
+        T rest[width][block];
+        for (size_t r = 0; r < width; r++) {
+            rows[r] = k[r] + i;
+            if (d - i < block) {
+                std::fill_n(rest[r], block, T{});
+                std::memcpy(rest[r], rows[r], (d - i) * sizeof(T));
+                rows[r] = rest[r];
+            }
+        }
+        vf words[width];
+#pragma GCC unroll 16
+        for (size_t r = 0; r < width; r++) {
+            words[r] = row_words(rows[r]);
+            if (i * sizeof(T) % 64 == 0) {
+                __builtin_prefetch(next[r] + i, 0, 2);
+            }
+        }
+        transpose(words);
+#pragma GCC unroll 16
+        for (size_t j = 0; j < width; j++) {
+            add_products<T>(sums, words[j], q + i + j * e, ldq);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t x = 0; x < X; x++) {
+        store(scores + x * key_tile, sums[x]);
+    }
+}
+
 template <class T> void prefetch_row(const T *row, size_t n) {
     const char *p = reinterpret_cast<const char *>(row);
     for (size_t i = 0; i < n * sizeof(T); i += 64) {
@@ -200,8 +249,8 @@ template <class T> void prefetch_row(const T *row, size_t n) {
 
 // out[R][C blocks from `column` on] += weights[R][count] v. With Part: the n columns of a last, partial block.
 template <class T, size_t R, size_t C, class Part = All>
-void add_values(const T *const *v, const T *const *next, size_t count, const panel_t<T> *weights, size_t column,
-                float *out, size_t ldo, Part part = {}) {
+void add_values(const T *const *v, const T *const *next, size_t count, const float *weights, size_t column, float *out,
+                size_t ldo, Part part = {}) {
     vf sums[R][2 * C];
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; r++) {
@@ -210,56 +259,24 @@ void add_values(const T *const *v, const T *const *next, size_t count, const pan
             sums[r][c] = load(out + r * ldo + column + c * width);
         }
     }
-    T rest[2][column_block] = {};
-    const auto row = [&](size_t i, size_t which) -> const T * {
-        if constexpr (std::is_same_v<Part, All>) {
-            return v[i] + column;
-        } else {
-            std::memcpy(rest[which], v[i] + column, part.n * sizeof(T));
-            return rest[which];
+    T rest[column_block] = {};
+    for (size_t i = 0; i < count; i++) {
+        prefetch_row(next[i] + column, std::is_same_v<Part, All> ? C * column_block : 1);
+        const T *row = v[i] + column;
+        if constexpr (!std::is_same_v<Part, All>) {
+            std::memcpy(rest, row, part.n * sizeof(T));
+            row = rest;
         }
-    };
-    const auto step = [&](size_t i, const T *first, const T *second) {
-        if constexpr (in_pairs<T>) {
-            vf pairs[R];
+#pragma GCC unroll 8
+        for (size_t c = 0; c < C; c++) {
+            const vf low = block_half<0>(row + c * column_block), high = block_half<1>(row + c * column_block);
 #pragma GCC unroll 8
             for (size_t r = 0; r < R; r++) {
-                pairs[r] = splat_word(weights + r * weight_stride<T> + i);
-            }
-#pragma GCC unroll 8
-            for (size_t c = 0; c < C; c++) {
-                const vf a = load_words(first + c * column_block);
-                const vf b = second ? load_words(second + c * column_block) : vf{};
-                const vf low = pair_up<0>(a, b), high = pair_up<4>(a, b);
-#pragma GCC unroll 8
-                for (size_t r = 0; r < R; r++) {
-                    sums[r][2 * c] = multiply_add(sums[r][2 * c], pairs[r], low, panel_t<T>{});
-                    sums[r][2 * c + 1] = multiply_add(sums[r][2 * c + 1], pairs[r], high, panel_t<T>{});
-                }
-            }
-        } else {
-#pragma GCC unroll 8
-            for (size_t c = 0; c < C; c++) {
-                const vf low = block_half<0>(first + c * column_block), high = block_half<1>(first + c * column_block);
-#pragma GCC unroll 8
-                for (size_t r = 0; r < R; r++) {
-                    const float weight = weights[r * weight_stride<T> + i];
-                    sums[r][2 * c] += low * weight;
-                    sums[r][2 * c + 1] += high * weight;
-                }
+                const float weight = weights[r * key_tile + i];
+                sums[r][2 * c] += low * weight;
+                sums[r][2 * c + 1] += high * weight;
             }
         }
-    };
-    size_t i = 0;
-    constexpr size_t at_once = in_pairs<T> ? 2 : 1;
-    for (; i + at_once <= count; i += at_once) {
-        for (size_t u = 0; u < at_once; u++) {
-            prefetch_row(next[i + u] + column, std::is_same_v<Part, All> ? C * column_block : 1);
-        }
-        step(i, row(i, 0), in_pairs<T> ? row(i + 1, 1) : nullptr);
-    }
-    if (i < count) {
-        step(i, row(i, 0), nullptr);
     }
 #pragma GCC unroll 8
     for (size_t r = 0; r < R; r++) {
@@ -272,8 +289,8 @@ void add_values(const T *const *v, const T *const *next, size_t count, const pan
 
 // All columns for R rows, C blocks at a time, then fewer.
 template <class T, size_t R, size_t C>
-void add_columns(const T *const *v, const T *const *next, size_t count, const panel_t<T> *weights, size_t column,
-                 size_t dv, float *out, size_t ldo) {
+void add_columns(const T *const *v, const T *const *next, size_t count, const float *weights, size_t column, size_t dv,
+                 float *out, size_t ldo) {
     for (; column + C * column_block <= dv; column += C * column_block) {
         add_values<T, R, C>(v, next, count, weights, column, out, ldo);
     }
@@ -286,86 +303,83 @@ void add_columns(const T *const *v, const T *const *next, size_t count, const pa
 
 } // namespace detail
 
-// scores[rows][count] = q kᵀ; both k and next (keys of the next tile, fetched meanwhile) point at key_tile rows.
+// scores[rows][count] = q kᵀ; both k and next (keys that come next, fetched meanwhile) point at key_tile rows.
 template <class T>
 void score_few(const T *const *k, const T *const *next, size_t count, const panel_t<T> *q, size_t ldq, size_t rows,
                size_t d, float *scores) {
     with_count<few_query_rows>(rows, [&](auto number) {
-        constexpr size_t X = decltype(number)::value, R = detail::keys_at_once(X);
-        for (size_t i = 0; i < count; i += R) {
-            for (size_t r = 0; r < R; r++) {
-                detail::prefetch_row(next[i + r], d);
+        constexpr size_t X = decltype(number)::value;
+        if constexpr (X > rows_of_dots) {
+            for (size_t i = 0; i < count; i += width) {
+                detail::score_lanes<T, X>(k + i, next + i, q, ldq, d, scores + i);
             }
-            d % column_block ? detail::dot_keys<T, R, X, true>(k + i, q, ldq, d, scores + i)
-                             : detail::dot_keys<T, R, X, false>(k + i, q, ldq, d, scores + i);
+        } else {
+            constexpr size_t R = detail::keys_at_once(X);
+            for (size_t i = 0; i < count; i += R) {
+                for (size_t r = 0; r < R; r++) {
+                    detail::prefetch_row(next[i + r], d);
+                }
+                d % column_block ? detail::dot_keys<T, R, X, true>(k + i, q, ldq, d, scores + i)
+                                 : detail::dot_keys<T, R, X, false>(k + i, q, ldq, d, scores + i);
+            }
         }
     });
 }
 
-// out[rows][dv] += weights[rows][count] v, in the order that order_columns undoes.
+// out[rows][dv] += weights[rows][count] v; of bf16 in the order that order_columns undoes.
 template <class T>
-void weigh_few(const T *const *v, const T *const *next, size_t count, const panel_t<T> *weights, size_t rows, size_t dv,
+void weigh_few(const T *const *v, const T *const *next, size_t count, const float *weights, size_t rows, size_t dv,
                float *out, size_t ldo) {
     constexpr size_t most = detail::sums_at_once / 2;
-    for (size_t r = 0; r < rows;) {
-        const size_t left = rows - r, step = most >= 8 && left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
-        const auto pass = [&](auto number) {
-            constexpr size_t R = decltype(number)::value;
-            detail::add_columns<T, R, std::min<size_t>(most / R, 4)>(v, next, count, weights + r * weight_stride<T>, 0,
-                                                                     dv, out + r * ldo, ldo);
-        };
-        if constexpr (most >= 8) {
-            if (step == 8) {
-                pass(Count<8>{});
-            }
-        }
-        if (step == 4) {
-            pass(Count<4>{});
-        } else if (step == 2) {
-            pass(Count<2>{});
-        } else if (step == 1) {
-            pass(Count<1>{});
-        }
-        r += step;
+    for (size_t r = 0; r < rows; r += most) {
+        with_count<most>(std::min(most, rows - r), [&](auto number) {
+            constexpr size_t R = decltype(number)::value, blocks = most / R;
+            constexpr size_t C = blocks >= 4 ? 4 : blocks >= 2 ? 2 : 1;
+            detail::add_columns<T, R, C>(v, next, count, weights + r * key_tile, 0, dv, out + r * ldo, ldo);
+        });
     }
 }
 
 // ---- many query rows: keys and values packed ---------------------------------------------------------------------
 
-// values[count][padded_head(dv)], or [count / 2] rows of pairs.
-template <class T> void pack_values(panel_t<T> *values, const T *const *v, size_t count, size_t dv) {
-    const size_t ld = padded_head(dv);
-    if constexpr (in_pairs<T>) {
-        for (size_t i = 0; i < count; i += 2, values += 2 * ld) {
-            for (size_t d = 0; d < dv; d += column_block) {
-                vf rows[2] = {};
-                for (size_t u = 0; u < 2 && i + u < count; u++) {
-                    if (d + column_block <= dv) {
-                        rows[u] = detail::load_words(v[i + u] + d);
-                    } else {
-                        std::memcpy(&rows[u], v[i + u] + d, (dv - d) * sizeof(T));
-                    }
-                }
-                const vf low = detail::pair_up<0>(rows[0], rows[1]), high = detail::pair_up<4>(rows[0], rows[1]);
-                std::memcpy(values + 2 * d, &low, sizeof(low));
-                std::memcpy(values + 2 * d + column_block, &high, sizeof(high));
-            }
-        }
-    } else {
-        for (size_t i = 0; i < count; i++, values += ld) {
-            for_vectors<width>(dv, [&](size_t d, auto part) { store(values + d, load(v[i] + d, part)); });
-        }
-    }
-}
-
 // c[rows][tile_columns] += a[rows][depth] * b[depth][tile_columns], b packed; lda in elements, ldb in words.
 template <class P>
 void multiply_rows(size_t rows, size_t depth, const P *a, size_t lda, const P *b, size_t ldb, float *c, size_t ldc) {
     constexpr size_t e = word_elements<P>;
-    for (size_t r = 0; r < rows; r += tile_rows) {
-        with_count<tile_rows>(std::min(tile_rows, rows - r), [&](auto count) {
+    const size_t most = div_up(rows, div_up(rows, tile_rows)); // tiles of about the same height
+    for (size_t r = 0; r < rows; r += most) {
+        with_count<tile_rows>(std::min(most, rows - r), [&](auto count) {
             multiply_tile<decltype(count)::value>(div_up(depth, e), a + r * lda, lda / e, 1, b, ldb, c + r * ldc, ldc);
         });
+    }
+}
+
+// scores[rows][count] = q kᵀ; packed: memory for tile_columns keys.
+template <class T>
+void score_many(const T *const *k, const T *const *next, size_t count, const panel_t<T> *q, size_t ldq, size_t rows,
+                size_t d, panel_t<T> *packed, float *scores) {
+    std::fill_n(scores, rows * key_tile, 0.0f);
+    for (size_t i = 0; i < count; i += tile_columns) {
+        const size_t keys = std::min(tile_columns, count - i);
+        for (size_t r = 0; r < keys; r++) {
+            detail::prefetch_row(next[i + r], d);
+        }
+        pack_rows<tile_columns>(packed, [&](size_t r) { return k[i + r]; }, keys, d);
+        multiply_rows(rows, d, q, ldq, packed, tile_columns, scores + i, key_tile);
+    }
+}
+
+// out[rows][padded_head(dv)] += weights[rows][count] v; packed: memory for count rows of out.
+template <class T>
+void weigh_many(const T *const *v, const T *const *next, size_t count, const float *weights, size_t rows, size_t dv,
+                float *packed, float *out) {
+    const size_t ld = padded_head(dv);
+    for (size_t i = 0; i < count; i++) {
+        detail::prefetch_row(next[i], dv);
+        for_vectors<width>(dv, [&](size_t d, auto part) { store(packed + i * ld + d, load(v[i] + d, part)); });
+    }
+    for (size_t d = 0; d < ld; d += tile_columns) {
+        multiply_rows(rows, count, weights, key_tile, packed + d, ld, out + d, ld);
     }
 }
 

@@ -27,7 +27,6 @@ template <class T> struct Queries {
     bool causal;   // every further token sees one more
     float scale;
     const float *slopes; // (optional) ALiBi, by head
-    bool exact = false;  // weights keep f32's precision, where pairs of bf16 would round them
 
     size_t rows() const { return tokens * heads; }
     int64_t limit_of(size_t row) const { return causal ? limit + int64_t(row / heads) : limit; }
@@ -50,7 +49,7 @@ struct AttentionScratch {
     size_t score_floats() const { return rows * key_tile; }
     size_t state_floats() const { return round_up(rows, width); }                                // maxima, or sums
     size_t tile_floats() const { return key_tile * std::max(head.padded_k(), head.padded_v()); } // keys or values
-    size_t floats() const { return q_floats() + out_floats() + 2 * (score_floats() + state_floats() + tile_floats()); }
+    size_t floats() const { return q_floats() + out_floats() + score_floats() + 2 * (state_floats() + tile_floats()); }
 };
 
 namespace detail {
@@ -74,37 +73,48 @@ inline vi lane_index(size_t i) { return lane_numbers<vf>() + int32_t(i); }
 
 } // namespace detail
 
+// Keys [begin, end) of a sequence; locate(t, count, k, v) says where keys and values t … t + count - 1 lie.
+template <class Locate> struct KeyRange {
+    size_t begin, end;
+    Locate locate;
+};
+
 // One item being computed.
 template <class T> class Attend {
 public:
     // k_last and v_last: strides between a row's elements.
     Attend(const AttentionScratch &layout, float *scratch, const Queries<T> &queries, ptrdiff_t k_last,
            ptrdiff_t v_last)
-        : head_(layout.head), queries_(queries), rows_(queries.rows()), packed_(rows_ > few_query_rows),
-          k_last_(k_last), v_last_(v_last) {
+        : head_(layout.head), queries_(queries), rows_(queries.rows()), k_last_(k_last), v_last_(v_last) {
         q_ = reinterpret_cast<Operand *>(scratch);
         out_ = scratch + layout.q_floats();
         scores_ = out_ + layout.out_floats();
-        rest_ = scores_ + layout.score_floats();
-        max_ = rest_ + layout.score_floats();
+        max_ = scores_ + layout.score_floats();
         sum_ = max_ + layout.state_floats();
         keys_ = sum_ + layout.state_floats();
         values_ = keys_ + layout.tile_floats();
     }
 
-    // Over keys [begin, end); locate(t, count, k, v) says where keys and values t … t + count - 1 lie.
-    template <class Locate> void run(size_t begin, size_t end, Locate &&locate) {
+    // following: (optional) keys that the lane turns to after these; the first of them are fetched at the end.
+    template <class Range> void run(const Range &keys, const Range *following) {
         start();
         Tile tiles[2];
-        fill(tiles[0], begin, end, locate);
-        for (size_t t = begin, i = 0; t < end; t += key_tile, i ^= 1) {
+        fill(tiles[0], keys, keys.begin);
+        for (size_t t = keys.begin, i = 0; t < keys.end; t += key_tile, i ^= 1) {
             Tile &tile = tiles[i], &next = tiles[i ^ 1];
-            fill(next, t + key_tile < end ? t + key_tile : t, end, locate);
-            packed_ ? attend_many(t, tile) : attend_few(t, tile, next);
+            if (t + key_tile < keys.end) {
+                fill(next, keys, t + key_tile);
+            } else {
+                following ? fill(next, *following, following->begin) : fill(next, keys, t);
+            }
+            const size_t first = few() ? 0 : queries_.first_row(t);
+            score(tile, next, first);
+            softmax(t, tile.count, first);
+            weigh(tile, next, first);
         }
-        if (in_pairs<T> || (in_halves<T> && !packed_)) {
+        if (in_halves<T> && few()) {
             for (float *p = out_; p < out_ + rows_ * head_.padded_v(); p += column_block) {
-                order_columns<T>(p);
+                order_columns(p);
             }
         }
     }
@@ -153,15 +163,17 @@ public:
 private:
     using Operand = panel_t<T>;
 
+    bool few() const { return rows_ <= few_query_rows; }
+
     struct Tile {
         size_t count;
         const T *k[key_tile], *v[key_tile]; // beyond count: the last row again
     };
 
-    template <class Locate> static void fill(Tile &tile, size_t t, size_t end, Locate &&locate) {
-        tile.count = std::min(key_tile, end - t);
+    template <class Range> static void fill(Tile &tile, const Range &keys, size_t t) {
+        tile.count = std::min(key_tile, keys.end - t);
         if (tile.count > 0) {
-            locate(t, tile.count, tile.k, tile.v);
+            keys.locate(t, tile.count, tile.k, tile.v);
             std::fill(tile.k + tile.count, tile.k + key_tile, tile.k[tile.count - 1]);
             std::fill(tile.v + tile.count, tile.v + key_tile, tile.v[tile.count - 1]);
         }
@@ -171,52 +183,39 @@ private:
         for (size_t r = 0; r < rows_; r++) {
             const T *src = queries_.q + ptrdiff_t(r / queries_.heads) * queries_.q_token +
                            ptrdiff_t(r % queries_.heads) * queries_.q_head;
-            copy_query<T>(q_ + r * head_.padded_k(), src, queries_.q_last, head_.k, !packed_);
+            copy_query<T>(q_ + r * head_.padded_k(), src, queries_.q_last, head_.k, rows_ <= rows_of_dots);
         }
         std::fill_n(out_, rows_ * head_.padded_v(), 0.0f);
         std::fill_n(max_, round_up(rows_, width), no_score);
         std::fill_n(sum_, round_up(rows_, width), 0.0f);
     }
 
-    void attend_few(size_t t, Tile &tile, const Tile &next) {
-        if (k_last_ != 1) {
-            gather(tile.k, k_last_, head_.k, reinterpret_cast<T *>(keys_));
-        }
-        score_few<T>(tile.k, next.k, tile.count, q_, head_.padded_k(), rows_, head_.k, scores_);
-        softmax(t, tile.count, 0);
-        if (v_last_ != 1) {
-            gather(tile.v, v_last_, head_.v, reinterpret_cast<T *>(values_));
-        }
-        for_weights(0, [&](const Operand *w) {
-            weigh_few<T>(tile.v, next.v, tile.count, w, rows_, head_.v, out_, head_.padded_v());
-        });
-    }
-
-    void attend_many(size_t t, Tile &tile) {
-        const size_t first = queries_.first_row(t), rows = rows_ - first, dv = head_.padded_v();
-        Operand *packed = reinterpret_cast<Operand *>(keys_);
+    // Both take rows from `first` on.
+    void score(Tile &tile, const Tile &next, size_t first) {
+        const Operand *q = q_ + first * head_.padded_k();
+        float *scores = scores_ + first * key_tile;
         if (k_last_ != 1) {
             gather(tile.k, k_last_, head_.k, reinterpret_cast<T *>(values_));
         }
-        std::fill_n(scores_ + first * key_tile, rows * key_tile, 0.0f);
-        for (size_t column = 0; column < tile.count; column += tile_columns) {
-            const size_t columns = std::min(tile_columns, tile.count - column);
-            pack_rows<tile_columns>(packed, [&](size_t i) { return tile.k[column + i]; }, columns, head_.k);
-            multiply_rows(rows, head_.k, q_ + first * head_.padded_k(), head_.padded_k(), packed, tile_columns,
-                          scores_ + first * key_tile + column, key_tile);
+        if (few()) {
+            score_few<T>(tile.k, next.k, tile.count, q, head_.padded_k(), rows_ - first, head_.k, scores);
+        } else {
+            score_many<T>(tile.k, next.k, tile.count, q, head_.padded_k(), rows_ - first, head_.k,
+                          reinterpret_cast<Operand *>(keys_), scores);
         }
-        softmax(t, tile.count, first);
+    }
+
+    void weigh(Tile &tile, const Tile &next, size_t first) {
+        const size_t rows = rows_ - first;
+        float *out = out_ + first * head_.padded_v();
         if (v_last_ != 1) {
             gather(tile.v, v_last_, head_.v, reinterpret_cast<T *>(keys_));
         }
-        packed = reinterpret_cast<Operand *>(values_);
-        pack_values<T>(packed, tile.v, tile.count, head_.v);
-        for_weights(first, [&](const Operand *w) {
-            for (size_t d = 0; d < dv; d += tile_columns) {
-                multiply_rows(rows, tile.count, w, weight_stride<T>, packed + word_elements<Operand> * d, dv,
-                              out_ + first * dv + d, dv);
-            }
-        });
+        if (few()) {
+            weigh_few<T>(tile.v, next.v, tile.count, scores_ + first * key_tile, rows, head_.v, out, head_.padded_v());
+        } else {
+            weigh_many<T>(tile.v, next.v, tile.count, scores_ + first * key_tile, rows, head_.v, values_, out);
+        }
     }
 
     // Makes the elements of a tile's rows neighbours, in `copy`.
@@ -226,16 +225,6 @@ private:
                 copy[d] = rows[i][ptrdiff_t(d) * stride];
             }
             rows[i] = copy;
-        }
-    }
-
-    Operand *weights(size_t row) const { return reinterpret_cast<Operand *>(scores_ + row * key_tile); }
-
-    // Calls f with the weights from a row on, and with what rounding took from them if that counts.
-    template <class F> void for_weights(size_t row, F &&f) const {
-        f(weights(row));
-        if (in_pairs<T> && queries_.exact) {
-            f(reinterpret_cast<Operand *>(rest_ + row * key_tile));
         }
     }
 
@@ -317,9 +306,9 @@ private:
         return top;
     }
 
-    // Writes the weights; those of hidden keys are 0. Returns their sum, in lanes.
+    // Scores become weights; those of hidden keys are 0. Returns their sum, in lanes.
     vf weigh_row(size_t r, size_t visible, float scale, float top) {
-        const float *s = scores_ + r * key_tile;
+        float *s = scores_ + r * key_tile;
         vf total = {};
         if (visible == key_tile) {
 #pragma GCC unroll 4
@@ -327,7 +316,8 @@ private:
                 const vf a = detail::weight_of(load(s + i) * scale - top);
                 const vf b = detail::weight_of(load(s + i + width) * scale - top);
                 total += a + b;
-                store_weights(r, i, a, b);
+                store(s + i, a);
+                store(s + i + width, b);
             }
             return total;
         }
@@ -338,23 +328,10 @@ private:
                 b = visible_lanes(detail::weight_of(load(s + i + width) * scale - top), i + width, visible, 0.0f);
                 total += a + b;
             }
-            store_weights(r, i, a, b);
+            store(s + i, a);
+            store(s + i + width, b);
         }
         return total;
-    }
-
-    void store_weights(size_t r, size_t i, vf a, vf b) {
-        if constexpr (in_pairs<T>) {
-            const vf pairs = narrow_pairs(a, b);
-            std::memcpy(weights(r) + i, &pairs, sizeof(pairs));
-            if (queries_.exact) {
-                const vf rest = narrow_pairs(a - load(weights(r) + i), b - load(weights(r) + i + width));
-                std::memcpy(reinterpret_cast<Operand *>(rest_ + r * key_tile) + i, &rest, sizeof(rest));
-            }
-        } else {
-            store(weights(r) + i, a);
-            store(weights(r) + i + width, b);
-        }
     }
 
     void write_row(size_t r, float factor) const {
@@ -374,10 +351,9 @@ private:
     HeadSizes head_;
     Queries<T> queries_;
     size_t rows_;
-    bool packed_;
     ptrdiff_t k_last_, v_last_;
     Operand *q_;
-    float *out_, *scores_, *rest_, *max_, *sum_, *keys_, *values_;
+    float *out_, *scores_, *max_, *sum_, *keys_, *values_;
 };
 
 } // namespace infiniop::cpu

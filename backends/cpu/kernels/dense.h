@@ -15,7 +15,6 @@ struct DenseShape {
     size_t sequences, heads, kv_heads, tokens, keys, head_size;
     bool causal; // the last query sees every key
     float scale;
-    bool exact; // see Queries
 
     AttentionPlan plan() const { return {sequences, heads, kv_heads, {head_size, head_size}, tokens, keys}; }
 };
@@ -54,7 +53,6 @@ template <class E, class Length> struct DenseProblem {
         rows.causal = s.causal;
         rows.limit = s.causal ? all - int64_t(s.tokens) + 1 + t : all;
         rows.scale = s.scale;
-        rows.exact = s.exact;
         return rows;
     }
 

@@ -33,8 +33,7 @@ struct State {
                    call.dim(T::k, 2),
                    call.dim(T::q, 3),
                    call.integer(A::is_causal) != 0,
-                   float(call.real(A::scale)),
-                   false};
+                   float(call.real(A::scale))};
         s.plan = s.shape.plan();
         workspace = s.plan.workspace();
         return INFINI_STATUS_SUCCESS;

@@ -109,23 +109,55 @@ template <size_t Max, class F> void with_count(size_t n, F &&f) {
 // ---- packing ----------------------------------------------------------------------------------------------------
 
 namespace detail {
-template <size_t S, size_t... I> void exchange(vf &a, vf &b, std::index_sequence<I...>) {
-    const vf low = __builtin_shufflevector(a, b, ((I & S) ? width + I - S : I)...);
-    b = __builtin_shufflevector(a, b, ((I & S) ? width + I : I + S)...);
-    a = low;
+// Steps of a transposition, of one instruction each on x86. Words of a and b in turns, from the lower (from = 0) or the
+// upper (2) half of each 128 bits.
+template <size_t from, size_t... I> vf interleave_words(vf a, vf b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, (I / 4 * 4 + from + I % 4 / 2 + I % 2 * width)...);
+}
+// The lower (from = 0) or upper (2) two words of each 128 bits of a, then of b.
+template <size_t from, size_t... I> vf join_halves(vf a, vf b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, (I / 4 * 4 + from + I % 2 + I % 4 / 2 * width)...);
+}
+// Every second of the 128 bits of a, then of b, from the first (from = 0) or the second (1).
+template <size_t from, size_t... I> vf join_quarters(vf a, vf b, std::index_sequence<I...>) {
+    return __builtin_shufflevector(a, b, ((I / 4 * 2 + from) * 4 + I % 4)...);
+}
+
+// Words 4 i + j of rows 4 k … 4 k + 3 in the i-th 128 bits of v[4 k + j].
+[[gnu::always_inline]] inline void transpose_quarters(vf (&v)[width]) {
+    constexpr auto all = std::make_index_sequence<width>();
+#pragma GCC unroll 4
+    for (size_t k = 0; k < width; k += 4) {
+        const vf a = interleave_words<0>(v[k], v[k + 1], all), b = interleave_words<0>(v[k + 2], v[k + 3], all);
+        const vf c = interleave_words<2>(v[k], v[k + 1], all), d = interleave_words<2>(v[k + 2], v[k + 3], all);
+        v[k] = join_halves<0>(a, b, all);
+        v[k + 1] = join_halves<2>(a, b, all);
+        v[k + 2] = join_halves<0>(c, d, all);
+        v[k + 3] = join_halves<2>(c, d, all);
+    }
 }
 } // namespace detail
 
 // v[i][j] becomes v[j][i].
-template <size_t S = width / 2> void transpose(vf (&v)[width]) {
-#pragma GCC unroll 16
-    for (size_t i = 0; i < width; i++) {
-        if (!(i & S)) {
-            detail::exchange<S>(v[i], v[i + S], std::make_index_sequence<width>());
+[[gnu::always_inline]] inline void transpose(vf (&v)[width]) {
+    constexpr auto all = std::make_index_sequence<width>();
+    detail::transpose_quarters(v);
+#pragma GCC unroll 4
+    for (size_t j = 0; j < 4; j++) {
+        if constexpr (width == 8) {
+            const vf a = v[j], b = v[4 + j];
+            v[j] = detail::join_quarters<0>(a, b, all);
+            v[4 + j] = detail::join_quarters<1>(a, b, all);
+        } else if constexpr (width == 16) {
+            const vf a = detail::join_quarters<0>(v[j], v[4 + j], all),
+                     b = detail::join_quarters<0>(v[8 + j], v[12 + j], all);
+            const vf c = detail::join_quarters<1>(v[j], v[4 + j], all),
+                     d = detail::join_quarters<1>(v[8 + j], v[12 + j], all);
+            v[j] = detail::join_quarters<0>(a, b, all);
+            v[4 + j] = detail::join_quarters<0>(c, d, all);
+            v[8 + j] = detail::join_quarters<1>(a, b, all);
+            v[12 + j] = detail::join_quarters<1>(c, d, all);
         }
-    }
-    if constexpr (S > 1) {
-        transpose<S / 2>(v);
     }
 }
 
