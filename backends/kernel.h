@@ -18,6 +18,7 @@
 #include <new>
 #include <vector>
 
+#include "element.h"
 #include "infiniop/backend.h"
 
 // The linker's names for the ends of the section that kernel files put their tables in.
@@ -181,6 +182,32 @@ inline size_t element_size(infiniDtype_t dtype) {
     default:
         return 0;
     }
+}
+
+template <class T> struct Type {
+    using type = T;
+};
+
+inline Status unsupported_dtype() {
+    return fail(INFINI_STATUS_BAD_TENSOR_DTYPE, nullptr, nullptr, "a dtype of the operator's schema", "another");
+}
+
+// Call f(Type<T>{}) with the C++ type of a dtype; f returns Status. `auto tag`, then `typename decltype(tag)::type`.
+template <class F> Status visit_float(infiniDtype_t dtype, F &&f) {
+    switch (dtype) {
+    case INFINI_DTYPE_F16:
+        return f(Type<f16>{});
+    case INFINI_DTYPE_BF16:
+        return f(Type<bf16>{});
+    case INFINI_DTYPE_F32:
+        return f(Type<float>{});
+    default:
+        return unsupported_dtype();
+    }
+}
+
+template <class F> Status visit_float64(infiniDtype_t dtype, F &&f) {
+    return dtype == INFINI_DTYPE_F64 ? f(Type<double>{}) : visit_float(dtype, f);
 }
 
 } // namespace infiniop::backend

@@ -147,32 +147,6 @@ inline Limits limits(const Call &call) {
 
 // ---- dtypes ---------------------------------------------------------------------------------------------------
 
-template <class T> struct Type {
-    using type = T;
-};
-
-inline Status unsupported_dtype() {
-    return fail(INFINI_STATUS_BAD_TENSOR_DTYPE, nullptr, nullptr, "a dtype of the operator's schema", "another");
-}
-
-// Call f(Type<T>{}) with the C++ type of a dtype; f returns Status. `auto tag`, then `typename decltype(tag)::type`.
-template <class F> Status visit_float(infiniDtype_t dtype, F &&f) {
-    switch (dtype) {
-    case INFINI_DTYPE_F16:
-        return f(Type<f16>{});
-    case INFINI_DTYPE_BF16:
-        return f(Type<bf16>{});
-    case INFINI_DTYPE_F32:
-        return f(Type<float>{});
-    default:
-        return unsupported_dtype();
-    }
-}
-
-template <class F> Status visit_float64(infiniDtype_t dtype, F &&f) {
-    return dtype == INFINI_DTYPE_F64 ? f(Type<double>{}) : visit_float(dtype, f);
-}
-
 // The unsigned type of a size, for what only moves bits.
 template <class F> Status visit_size(size_t bytes, F &&f) {
     switch (bytes) {

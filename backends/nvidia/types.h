@@ -4,30 +4,16 @@
 #include <cuda_runtime.h>
 
 #include <cstddef>
-#include <cstdint>
+
+#include "../element.h"
 
 namespace infiniop::nvidia {
 
 constexpr int warp_size = 32;
 constexpr int access_bytes = 16; // of the widest load and store
 
-struct f16 {
-    uint16_t bits;
-};
-struct bf16 {
-    uint16_t bits;
-};
-
-// Half types compute in f32.
-template <class T> struct ComputeType {
-    using type = T;
-};
-template <> struct ComputeType<f16> {
-    using type = float;
-};
-template <> struct ComputeType<bf16> {
-    using type = float;
-};
-template <class T> using compute_t = typename ComputeType<T>::type;
+using backend::bf16;
+using backend::compute_t;
+using backend::f16;
 
 } // namespace infiniop::nvidia
