@@ -1,6 +1,7 @@
 // The table that this instruction set's library hands to the host: kernels from the linker section, runtime, version.
 #include <vector>
 
+#include "cache.h"
 #include "cpu.h"
 #include "pool.h"
 #include "runtime.h"
@@ -12,6 +13,7 @@ infiniopBackend make_backend() {
     static const std::vector<const infiniopKernel *> kernels = collect_kernels();
     static const Text version("%s (%s, %zu thread%s)", INFINIOP_VERSION, INFINIOP_CPU_ISA, thread_count(),
                               thread_count() == 1 ? "" : "s");
+    cache_bytes(); // read now: who sets it wrongly is told at load
     infiniopBackend backend = {};
     backend.struct_size = sizeof(backend);
     backend.abi_major = INFINIOP_BACKEND_ABI_MAJOR;

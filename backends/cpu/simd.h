@@ -8,7 +8,7 @@
 
 #include "cpu.h"
 
-#if defined(__F16C__) || defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -130,18 +130,41 @@ template <size_t step> void copy_small(char *dst, const char *src, size_t bytes)
     }
 }
 
+// The first n < 64 bits.
+constexpr uint64_t lane_mask(size_t n) { return (uint64_t{1} << n) - 1; }
+
 template <class V, class T> V load_bits(const T *p, All) {
     V v;
     std::memcpy(&v, p, sizeof(v));
     return v;
 }
 template <class V, class T> V load_bits(const T *p, First part) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const uint64_t lanes = lane_mask(part.n);
+    if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
+        return (V)_mm512_maskz_loadu_epi32(__mmask16(lanes), p);
+    } else if constexpr (sizeof(V) == 64 && sizeof(T) == 2) {
+        return (V)_mm512_maskz_loadu_epi16(__mmask32(lanes), p);
+    } else if constexpr (sizeof(V) == 32 && sizeof(T) == 2) {
+        return (V)_mm256_maskz_loadu_epi16(__mmask16(lanes), p);
+    }
+#endif
     V v = {};
     copy_small<sizeof(V) / 2>(reinterpret_cast<char *>(&v), reinterpret_cast<const char *>(p), part.n * sizeof(T));
     return v;
 }
 template <class V, class T> void store_bits(T *p, V v, All) { std::memcpy(p, &v, sizeof(v)); }
 template <class V, class T> void store_bits(T *p, V v, First part) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+    const uint64_t lanes = lane_mask(part.n);
+    if constexpr (sizeof(V) == 64 && sizeof(T) == 4) {
+        return _mm512_mask_storeu_epi32(p, __mmask16(lanes), (__m512i)v);
+    } else if constexpr (sizeof(V) == 64 && sizeof(T) == 2) {
+        return _mm512_mask_storeu_epi16(p, __mmask32(lanes), (__m512i)v);
+    } else if constexpr (sizeof(V) == 32 && sizeof(T) == 2) {
+        return _mm256_mask_storeu_epi16(p, __mmask16(lanes), (__m256i)v);
+    }
+#endif
     copy_small<sizeof(V) / 2>(reinterpret_cast<char *>(p), reinterpret_cast<const char *>(&v), part.n * sizeof(T));
 }
 } // namespace detail
@@ -161,6 +184,42 @@ template <class Part = All> void store(double *p, vd v, Part part = {}) { detail
 template <class Part = All> void store(f16 *p, vf v, Part part = {}) { detail::store_bits(p, narrow(v, f16{}), part); }
 template <class Part = All> void store(bf16 *p, vf v, Part part = {}) {
     detail::store_bits(p, narrow(v, bf16{}), part);
+}
+
+// Whole vectors written past the caches, to addresses aligned to what is written. stream_fence() before anybody else
+// reads them.
+namespace detail {
+template <class V> void stream_bits(void *p, V v) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(V) == 64) {
+        return _mm512_stream_si512(static_cast<__m512i *>(p), (__m512i)v);
+    }
+#endif
+#if defined(__AVX__)
+    if constexpr (sizeof(V) == 32) {
+        return _mm256_stream_si256(static_cast<__m256i *>(p), (__m256i)v);
+    }
+#endif
+#if defined(__SSE2__) && defined(__x86_64__)
+    if constexpr (sizeof(V) == 16) {
+        return _mm_stream_si128(static_cast<__m128i *>(p), (__m128i)v);
+    } else if constexpr (sizeof(V) == 8) {
+        return _mm_stream_si64(static_cast<long long *>(p), bit_cast<long long>(v));
+    }
+#endif
+    std::memcpy(p, &v, sizeof(v));
+}
+} // namespace detail
+
+inline void stream(float *p, vf v) { detail::stream_bits(p, v); }
+inline void stream(double *p, vd v) { detail::stream_bits(p, v); }
+inline void stream(f16 *p, vf v) { detail::stream_bits(p, narrow(v, f16{})); }
+inline void stream(bf16 *p, vf v) { detail::stream_bits(p, narrow(v, bf16{})); }
+
+inline void stream_fence() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 // Calls f(i, part) for i = 0, L, 2L … below n; part is All, and First for the rest.

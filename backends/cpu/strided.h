@@ -5,6 +5,7 @@
 #include <array>
 #include <utility>
 
+#include "cache.h"
 #include "cpu.h"
 #include "pool.h"
 #include "simd.h"
@@ -166,10 +167,12 @@ private:
 // Below so much traffic, some microseconds of work, a second thread costs more than it brings.
 constexpr size_t least_parallel = 256 << 10;
 
+constexpr size_t usual_piece = 4096; // items
+
 // Calls f(offsets, n) for pieces of the innermost axis, n <= most, in parallel where there is enough of them;
 // offsets[i] is operand i's first element.
 template <size_t N, class F>
-void parallel_pieces(const Nest<N> &nest, size_t bytes_per_element, F &&f, size_t most = 4096) {
+void parallel_pieces(const Nest<N> &nest, size_t bytes_per_element, F &&f, size_t most = usual_piece) {
     const size_t inner = nest.inner(), pieces = (inner + most - 1) / most;
     const size_t rows = nest.count / (inner ? inner : 1);
     const size_t length = inner < most ? inner : most;
@@ -214,6 +217,33 @@ struct Unit {
 
 template <class T, class Part> vector_t<T> load_strided(const T *p, Unit, Part part) { return load(p, part); }
 template <class T, class Part> void store_strided(T *p, Unit, vector_t<T> v, Part part) { store(p, v, part); }
+
+// Neighbours that are written past the caches, whole lines of them.
+struct Streamed {
+    constexpr operator ptrdiff_t() const { return 1; }
+};
+template <class T> void store_strided(T *p, Streamed, vector_t<T> v, All) { stream(p, v); }
+template <class T> void store_strided(T *p, Streamed, vector_t<T> v, First part) { store(p, v, part); }
+
+// Items of a piece that is written past the caches: at its ends are lines that are written twice.
+constexpr size_t streamed_piece = 32768;
+
+// Writes p[0, n) by f(begin, count, stride), stride Unit or Streamed: vectors then lie on lines of the cache.
+template <class T, class F> void write_lines(T *p, size_t n, bool past_caches, F &&f) {
+    constexpr size_t line = cache_line / sizeof(T);
+    if (n < 16 * line && !past_caches) {
+        return f(size_t{0}, n, Unit{});
+    }
+    const size_t before = (-reinterpret_cast<uintptr_t>(p) % cache_line) / sizeof(T), head = before < n ? before : n;
+    f(size_t{0}, head, Unit{});
+    if (!past_caches) {
+        return f(head, n - head, Unit{});
+    }
+    const size_t body = (n - head) / line * line;
+    f(head, body, Streamed{});
+    f(head + body, n - head - body, Unit{});
+    stream_fence();
+}
 
 template <class T, class Part> vector_t<T> load_strided(const T *p, ptrdiff_t stride, Part part) {
     T packed[lanes<T>] = {};

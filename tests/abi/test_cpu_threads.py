@@ -1,4 +1,4 @@
-"""The CPU backend's threads: how many the machine grants, and the pool under stress, compiled from its sources."""
+"""The CPU backend's threads: how many the machine grants, and the pool under stress; its caches; compiled from its sources."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def cgroup(toolchain: Toolchain) -> Path:
     return toolchain.compile(
         toolchain.folder / "cgroup", [HERE / "unit" / "cgroup.cc", CPU / "cgroup.cc"], [f"-I{CPU}"]
     )
+
+
+@pytest.fixture(scope="module")
+def cache(toolchain: Toolchain) -> Path:
+    sources = [HERE / "unit" / "cache.cc", CPU / "cache.cc"]
+    return toolchain.compile(toolchain.folder / "cache", sources, [f"-I{CPU}", "-D_GNU_SOURCE"])
 
 
 # ---------------------------------------------------------------------- the pool
@@ -54,6 +60,20 @@ def test_a_bad_thread_count_is_one_sentence(pool: Path, text: str):
     threads, said = count(pool, text)
     assert threads == count(pool, "")[0]
     assert said == f"INFINIOP_NUM_THREADS={text} is ignored: expected a number from 1 to 256\n"
+
+
+# ---------------------------------------------------------------------- caches
+
+
+@given(sizes=st.lists(st.sampled_from(["32K", "1024K", "16M", "4096"]), max_size=4))
+def test_the_largest_cache_counts(cache: Path, tmp_path_factory: pytest.TempPathFactory, sizes):
+    root, units = tmp_path_factory.mktemp("machine"), {"K": 1 << 10, "M": 1 << 20}
+    for i, size in enumerate(sizes):
+        folder = root / f"sys/devices/system/cpu/cpu0/cache/index{i}"
+        folder.mkdir(parents=True)
+        (folder / "size").write_text(size + "\n")
+    done = execute(cache, root)
+    assert int(done.stdout) == max((int(s.rstrip("KM")) * units.get(s[-1], 1) for s in sizes), default=0)
 
 
 # ---------------------------------------------------------------------- cgroups

@@ -23,9 +23,10 @@ KINDS = ("row", "column", "padded", "padded-column")
 CUTS = (
     (600, 40, 70),  # more than one part of rows
     (1100, 100, 65),  # the right operand is packed before
-    (40, 700, 300),  # several strips of columns
+    (70, 700, 300),  # several strips of columns
+    (40, 700, 300),  # the same, of scaled rows
     (17, 50, 20001),  # the depth is split
-    (530, 33, 9000),
+    (70, 80, 17000),
     (29, 31, 511),  # an odd number of terms
 )
 
@@ -77,6 +78,19 @@ def test_gemm(dtype, sizes, kinds, batch, beta) -> None:
 @settings(max_examples=40, deadline=None)
 @given(
     dtype=st.sampled_from(DTYPES),
+    sizes=st.tuples(st.integers(1, 70), st.integers(256, 700), st.integers(1, 100)),
+    kinds=st.tuples(*[st.sampled_from(KINDS)] * 3),
+    batch=st.integers(0, 2),
+    turned=st.booleans(),
+)
+def test_a_few_rows_or_columns(dtype, sizes, kinds, batch, turned) -> None:
+    m, n, k = sizes
+    check("gemm", product(dtype, *((n, m) if turned else (m, n)), k, kinds, batch, 1.5))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    dtype=st.sampled_from(DTYPES),
     sizes=st.tuples(st.integers(17, 150), st.integers(1, 150), st.integers(1, 300)),
     gap=st.integers(0, 3),
     packed=st.booleans(),
@@ -100,7 +114,7 @@ import numpy as np
 from infiniop import ops
 digest = hashlib.sha256()
 rng = np.random.default_rng(1)
-for m, k, n in ((600, 70, 40), (1100, 65, 100), (40, 300, 700), (17, 20001, 50)):
+for m, k, n in ((600, 70, 40), (1100, 65, 100), (40, 300, 700), (70, 300, 700), (17, 20001, 50), (5, 33, 3000)):
     for dtype in (np.float32, np.float16):
         a, b = (rng.standard_normal(shape).astype(dtype) for shape in ((m, k), (k, n)))
         digest.update(ops.gemm(a, b).tobytes())

@@ -44,6 +44,7 @@ struct Still {};
 template <class T, class Part> vector_t<T> load_strided(const T *p, Still, Part) { return splat<vector_t<T>>(get(*p)); }
 ptrdiff_t times(size_t, Still) { return 0; }
 ptrdiff_t times(size_t i, Unit) { return ptrdiff_t(i); }
+ptrdiff_t times(size_t i, Streamed) { return ptrdiff_t(i); }
 ptrdiff_t times(size_t i, ptrdiff_t stride) { return ptrdiff_t(i) * stride; }
 
 template <class F, class T, class SC, class SA> void unary_row(T *c, const T *a, size_t n, SC sc, SA sa) {
@@ -75,17 +76,21 @@ template <class F> struct Unary {
             T *c = run.data<T>(0);
             const T *a = run.data<T>(1);
             const ptrdiff_t sc = nest.inner_stride(0), sa = nest.inner_stride(1);
-            parallel_pieces(nest, 2 * sizeof(T), [&](const ptrdiff_t *offset, size_t n) {
+            const bool past = c != a && exceeds_cache(nest.count * 2 * sizeof(T));
+            const auto piece = [&](const ptrdiff_t *offset, size_t n) {
                 T *to = c + offset[0];
                 const T *from = a + offset[1];
                 if (sc == 1 && sa == 1) {
-                    unary_row<F>(to, from, n, Unit{}, Unit{});
+                    write_lines(to, n, past, [&](size_t i, size_t count, auto stride) {
+                        unary_row<F>(to + i, from + i, count, stride, Unit{});
+                    });
                 } else if (sc == 1 && sa == 0) {
                     unary_row<F>(to, from, n, Unit{}, Still{});
                 } else {
                     unary_row<F>(to, from, n, sc, sa);
                 }
-            });
+            };
+            parallel_pieces(nest, 2 * sizeof(T), piece, past ? streamed_piece : usual_piece);
             return INFINI_STATUS_SUCCESS;
         });
     }
@@ -111,11 +116,14 @@ template <class F> struct Binary {
         T *c = run.data<T>(0);
         const T *a = run.data<T>(1), *b = run.data<T>(2);
         const ptrdiff_t sc = nest.inner_stride(0), sa = nest.inner_stride(1), sb = nest.inner_stride(2);
-        parallel_pieces(nest, 3 * sizeof(T), [&](const ptrdiff_t *offset, size_t n) {
+        const bool past = c != a && c != b && exceeds_cache(nest.count * 3 * sizeof(T));
+        const auto piece = [&](const ptrdiff_t *offset, size_t n) {
             T *to = c + offset[0];
             const T *x = a + offset[1], *y = b + offset[2];
             if (sc == 1 && sa == 1 && sb == 1) {
-                binary_row<F>(to, x, y, n, Unit{}, Unit{}, Unit{});
+                write_lines(to, n, past, [&](size_t i, size_t count, auto stride) {
+                    binary_row<F>(to + i, x + i, y + i, count, stride, Unit{}, Unit{});
+                });
             } else if (sc == 1 && sa == 1 && sb == 0) {
                 binary_row<F>(to, x, y, n, Unit{}, Unit{}, Still{});
             } else if (sc == 1 && sa == 0 && sb == 1) {
@@ -123,7 +131,8 @@ template <class F> struct Binary {
             } else {
                 binary_row<F>(to, x, y, n, sc, sa, sb);
             }
-        });
+        };
+        parallel_pieces(nest, 3 * sizeof(T), piece, past ? streamed_piece : usual_piece);
     }
 };
 

@@ -45,8 +45,10 @@ template <class E> struct Store {
 
 struct Gemm {
     enum class Form { dot, scaled_rows, blocked };
-    static constexpr size_t max_scaled = 4;  // rows; from there on packing pays
-    static constexpr size_t max_sums = 8192; // of the scaled-rows form at a time
+    static constexpr size_t max_scaled = 64;     // rows; from there on packing pays
+    static constexpr size_t least_columns = 256; // for so many rows; with fewer columns there are few strips
+    static constexpr size_t max_short = 4;       // rows, where the rest is small too
+    static constexpr size_t max_sums = 16384;    // of the scaled-rows form at a time
 
     infiniDtype_t dtype;
     size_t batch, m, n, k;
@@ -77,18 +79,18 @@ struct Gemm {
 
     void choose() {
         const size_t least = std::min(m, n);
-        const bool few = least <= max_few_of(dtype) && k > 0;
-        if (few ? n < m : c.column != 1) {
+        const Operand large = n < m ? a.transposed() : b; // what the few rows are multiplied with
+        const size_t most = std::max(m, n), rows = most < least_columns ? max_short : max_scaled;
+        const bool whole = k >= chunk_of(dtype) || least <= max_short; // a dot product fills its vectors, or is alone
+        form = k == 0                                                  ? Form::blocked
+               : least <= max_few_of(dtype) && large.row == 1 && whole ? Form::dot
+               : least <= rows && large.column == 1                    ? Form::scaled_rows
+                                                                       : Form::blocked;
+        if (form == Form::blocked ? c.column != 1 : n < m) {
             swap();
         }
         strip = std::min(round_up(div_up(n, 2 * thread_count()), 16 * width),
-                         max_sums / (few && m > 0 ? m : 1) / width * width);
-        form = few && b.row == 1                             ? Form::dot
-               : few && least <= max_scaled && b.column == 1 ? Form::scaled_rows
-                                                             : Form::blocked;
-        if (form == Form::blocked && c.column != 1) {
-            swap();
-        }
+                         max_sums / std::clamp<size_t>(m, 1, max_scaled) / tile_columns * tile_columns);
     }
 
     void swap() {
@@ -132,12 +134,11 @@ struct Gemm {
                 store);
             return;
         }
+        auto *x = run.workspace<panel_t<E>>();
         if (form == Form::dot) {
-            auto *x = run.workspace<panel_t<E>>();
             expand<E>(x, pa);
             dot_form(x, pb, store);
         } else {
-            float *x = run.workspace<float>();
             expand<float>(x, pa);
             scaled_rows_form(x, pb, store);
         }
@@ -170,7 +171,7 @@ struct Gemm {
         });
     }
 
-    template <class E> void scaled_rows_form(const float *x, const E *pb, const Store<E> &store) const {
+    template <class E> void scaled_rows_form(const panel_t<E> *x, const E *pb, const Store<E> &store) const {
         const size_t strips = div_up(n, strip);
         parallel_for(batch * strips, grain_for(strip * k * sizeof(E)), [&](size_t begin, size_t end) {
             alignas(vector_bytes) float out[max_sums];

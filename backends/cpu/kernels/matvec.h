@@ -19,6 +19,8 @@ template <class T> constexpr size_t chunk = 2 * vector_elements<T>;
 // ones.
 template <class T> constexpr bool split_pairs = std::is_same_v<T, bf16>;
 
+inline size_t chunk_of(infiniDtype_t dtype) { return dtype == INFINI_DTYPE_BF16 ? chunk<bf16> : chunk<float>; }
+
 // An odd number of chunks, so that rows do not share the sets of a cache.
 inline size_t padded(size_t k) { return (div_up(k, chunk<bf16>) | 1) * chunk<bf16>; }
 
@@ -243,65 +245,97 @@ inline float row_dot(const bf16 *, const bf16 *, size_t) { return 0; }
 
 // ---- matrix rows contiguous across k: sums of scaled rows ---------------------------------------------------------
 
+constexpr size_t scaled_words = 8;                               // of k that a pass over the columns adds
+constexpr size_t scaled_rows_held = vector_bytes == 64 ? 12 : 4; // of the few rows at a time: sums fill the registers
+
 namespace detail {
-// out[j][0, n) += sum over u < U of x[j][u] * w[u][0, n), for X rows j.
-template <class T, size_t U, size_t X>
-void add_scaled(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t n, float *out, size_t ldo) {
-    vf scale[X][U];
-    for (size_t j = 0; j < X; j++) {
-        for (size_t u = 0; u < U; u++) {
-            scale[j][u] = splat<vf>(x[j * ldx + u]);
+// A word of k of neighbouring columns, two vectors; `next`: the row of a word's second element, or null for 0.
+template <class T, class Low, class High>
+void load_columns(vf (&v)[2], const T *row, const T *, Low low, High high, float) {
+    v[0] = load(row, low);
+    v[1] = load(row + width, high);
+}
+#if defined(__AVX512BF16__)
+inline vf load_columns(const bf16 *row, All, All) { return load_bits<vf>(row, All{}); }
+inline vf load_columns(const bf16 *row, All, First high) { return load_bits<vf>(row, First{width + high.n}); }
+inline vf load_columns(const bf16 *row, First low, First) { return load_bits<vf>(row, low); }
+template <class Low, class High>
+void load_columns(vf (&v)[2], const bf16 *row, const bf16 *next, Low low, High high, bf16) {
+    alignas(64) static constexpr uint16_t pairs[64] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,  37, 6,  38, 7,  39,
+                                                       8,  40, 9,  41, 10, 42, 11, 43, 12, 44, 13, 45, 14, 46, 15, 47,
+                                                       16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21, 53, 22, 54, 23, 55,
+                                                       24, 56, 25, 57, 26, 58, 27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
+    const __m512i a = (__m512i)load_columns(row, low, high), b = (__m512i)(next ? load_columns(next, low, high) : vf{});
+    v[0] = (vf)_mm512_permutex2var_epi16(a, _mm512_load_si512(pairs), b);
+    v[1] = (vf)_mm512_permutex2var_epi16(a, _mm512_load_si512(pairs + 32), b);
+}
+#endif
+
+// out[j][0, n) += sum over `terms` rows u of x[j][u] * w[u][0, n), for R rows j; ahead: rows of w to fetch meanwhile.
+template <class T, size_t R>
+void add_scaled(const T *w, ptrdiff_t stride, size_t terms, const panel_t<T> *x, size_t ldx, size_t n, float *out,
+                size_t ldo, size_t ahead) {
+    using P = panel_t<T>;
+    constexpr size_t e = word_elements<P>;
+    const auto columns = [&](size_t i, auto low, auto high) {
+        vf sums[R][2];
+#pragma GCC unroll 16
+        for (size_t j = 0; j < R; j++) {
+            sums[j][0] = load(out + j * ldo + i);
+            sums[j][1] = load(out + j * ldo + i + width);
         }
-    }
-    for_vectors<width>(n, [&](size_t i, auto part) {
-        vf sums[X];
-        for (size_t j = 0; j < X; j++) {
-            sums[j] = load(out + j * ldo + i);
-        }
-        for (size_t u = 0; u < U; u++) {
-            const vf v = load(w + ptrdiff_t(u) * stride + i, part);
-            for (size_t j = 0; j < X; j++) {
-                sums[j] += scale[j][u] * v;
+        const T *row = w + i;
+        for (size_t u = 0; u < terms; u += e, row += ptrdiff_t(e) * stride) {
+            vf v[2];
+            load_columns(v, row, u + 1 < terms ? row + stride : nullptr, low, high, P{});
+#pragma GCC unroll 16
+            for (size_t j = 0; j < R; j++) {
+                const vf scale = splat_word(x + j * ldx + u);
+                sums[j][0] = multiply_add(sums[j][0], scale, v[0], P{});
+                sums[j][1] = multiply_add(sums[j][1], scale, v[1], P{});
             }
         }
-        for (size_t j = 0; j < X; j++) {
-            store(out + j * ldo + i, sums[j]);
+        for (size_t u = 0; u < ahead; u++, row += stride) {
+            for (size_t byte = 0; byte < tile_columns * sizeof(T); byte += 64) {
+                __builtin_prefetch(reinterpret_cast<const char *>(row) + byte, 0, 3);
+            }
         }
-    });
-}
-
-template <class T, size_t U>
-void add_scaled_many(const T *w, ptrdiff_t stride, const float *x, size_t ldx, size_t few, size_t n, float *out,
-                     size_t ldo) {
-    size_t j = 0;
-    if constexpr (U == 4) {
-        for (; j + 2 <= few; j += 2) {
-            add_scaled<T, U, 2>(w, stride, x + j * ldx, ldx, n, out + j * ldo, ldo);
+#pragma GCC unroll 16
+        for (size_t j = 0; j < R; j++) {
+            store(out + j * ldo + i, sums[j][0]);
+            store(out + j * ldo + i + width, sums[j][1]);
         }
+    };
+    size_t i = 0;
+    for (; i + tile_columns <= n; i += tile_columns) {
+        columns(i, All{}, All{});
     }
-    for (; j < few; j++) {
-        add_scaled<T, U, 1>(w, stride, x + j * ldx, ldx, n, out + j * ldo, ldo);
+    if (i + width <= n) {
+        columns(i, All{}, First{n - i - width});
+    } else if (i < n) {
+        columns(i, First{n - i}, First{0});
     }
 }
 } // namespace detail
 
-// out[few][ldo], n columns: sums of x[j][i] * w[i][0, n); x in plain order. ldo: a multiple of the vector width.
+// out[few][ldo], n columns: sums of x[j][i] * w[i][0, n); x in plain order. ldo: a multiple of tile_columns.
 template <class T>
-void scaled_rows(const T *w, ptrdiff_t k_stride, size_t n, const float *x, size_t few, size_t k, float *out,
+void scaled_rows(const T *w, ptrdiff_t stride, size_t n, const panel_t<T> *x, size_t few, size_t k, float *out,
                  size_t ldo) {
+    constexpr size_t step = scaled_words * word_elements<panel_t<T>>;
+    const size_t groups = div_up(few, scaled_rows_held);
     std::fill_n(out, few * ldo, 0.0f);
-    size_t i = 0;
-    const auto pass = [&](auto unroll) {
-        constexpr size_t U = decltype(unroll)::value;
-        for (; i + U <= k; i += U, w += ptrdiff_t(U) * k_stride) {
-            detail::add_scaled_many<T, U>(w, k_stride, x + i, padded(k), few, n, out, ldo);
+    for (size_t i = 0; i < k; i += step, w += ptrdiff_t(step) * stride) {
+        const size_t terms = std::min(step, k - i), ahead = std::min(step, k - i - terms);
+        for (size_t g = 0, j = 0; g < groups; g++) {
+            const size_t end = few * (g + 1) / groups;
+            with_count<scaled_rows_held>(end - j, [&](auto count) {
+                detail::add_scaled<T, decltype(count)::value>(w, stride, terms, x + j * padded(k) + i, padded(k), n,
+                                                              out + j * ldo, ldo, g == 0 ? ahead : 0);
+            });
+            j = end;
         }
-    };
-    if (few == 1) {
-        pass(Count<8>{});
     }
-    pass(Count<4>{});
-    pass(Count<1>{});
 }
 
 } // namespace infiniop::cpu

@@ -30,7 +30,8 @@ struct State {
             using X = typename decltype(tag)::type;
             X *output = run.data<X>(T::output);
             const X *input = run.data<X>(T::input);
-            constexpr size_t piece = 4096;
+            const bool past = output != input && exceeds_cache(nest.count * d * 3 * sizeof(X));
+            const size_t piece = past ? streamed_piece : usual_piece;
             const size_t pieces = (d + piece - 1) / piece;
             const bool few = nest.count * d * 3 * sizeof(X) < least_parallel;
             const size_t grain = few ? nest.count * pieces : grain_for((d < piece ? d : piece) * 3 * sizeof(X));
@@ -39,16 +40,18 @@ struct State {
                     const Odometer<2> position(nest, nest.rank, i / pieces);
                     const size_t first = i % pieces * piece;
                     row(output + position.offset[0], input + position.offset[1], first,
-                        d - first < piece ? d : first + piece);
+                        d - first < piece ? d : first + piece, past);
                 }
             });
             return INFINI_STATUS_SUCCESS;
         });
     }
 
-    template <class X> void row(X *output, const X *input, size_t begin, size_t end) const {
+    template <class X> void row(X *output, const X *input, size_t begin, size_t end, bool past) const {
         if (output_stride == 1 && input_stride == 1) {
-            part_of_row(output, input, begin, end, Unit{}, Unit{});
+            write_lines(output + begin, end - begin, past, [&](size_t i, size_t count, auto stride) {
+                part_of_row(output, input, begin + i, begin + i + count, stride, Unit{});
+            });
         } else {
             part_of_row(output, input, begin, end, output_stride, input_stride);
         }

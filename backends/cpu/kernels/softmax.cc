@@ -25,8 +25,9 @@ struct LogSoftmax {
 };
 
 // One row of n elements; strides are Unit or ptrdiff_t. Short rows keep what pass two computes, long ones compute it
-// twice.
-template <class F, class T, class SY, class SX> void softmax_row(T *y, const T *x, size_t n, SY sy, SX sx) {
+// twice. `past`: y is written past the caches, if its stride is Unit.
+template <class F, class T, class SY, class SX>
+void softmax_row(T *y, const T *x, size_t n, SY sy, SX sx, bool past = false) {
     using V = vector_t<T>;
     using C = compute_t<T>;
     constexpr size_t short_row = 65536 / sizeof(C);
@@ -42,22 +43,30 @@ template <class F, class T, class SY, class SX> void softmax_row(T *y, const T *
         return keep(exponential, part, V{});
     });
     const V of_row = splat<V>(C(F::of_sum(total)));
-    const auto finish = [&](size_t i, V v, auto part) {
-        store_strided(y + ptrdiff_t(i) * ptrdiff_t(sy), sy, F::of(v, of_row), part);
+    const auto finish = [&](size_t begin, size_t count, auto stride) {
+        T *to = y + ptrdiff_t(begin) * ptrdiff_t(stride);
+        const auto write = [&](size_t i, V v, auto part) {
+            store_strided(to + ptrdiff_t(i) * ptrdiff_t(stride), stride, F::of(v, of_row), part);
+        };
+        if (keeps) {
+            for_vectors<lanes<T>>(count, [&](size_t i, auto part) { write(i, load(scratch + begin + i, part), part); });
+            return;
+        }
+        for_vectors<lanes<T>>(count, [&](size_t i, auto part) {
+            const V difference = at(begin + i, part) - largest;
+            write(i, F::of_exponentials ? V(exp(difference)) : difference, part);
+        });
     };
-    if (keeps) {
-        for_vectors<lanes<T>>(n, [&](size_t i, auto part) { finish(i, load(scratch + i, part), part); });
-        return;
+    if constexpr (std::is_same_v<SY, Unit>) {
+        write_lines(y, n, past, finish);
+    } else {
+        finish(0, n, sy);
     }
-    for_vectors<lanes<T>>(n, [&](size_t i, auto part) {
-        const V difference = at(i, part) - largest;
-        finish(i, F::of_exponentials ? V(exp(difference)) : difference, part);
-    });
 }
 
-template <class F, class T> void softmax_row(T *y, const T *x, size_t n, ptrdiff_t sy, ptrdiff_t sx) {
+template <class F, class T> void softmax_row(T *y, const T *x, size_t n, ptrdiff_t sy, ptrdiff_t sx, bool past) {
     if (sy == 1 && sx == 1) {
-        softmax_row<F>(y, x, n, Unit{}, Unit{});
+        softmax_row<F>(y, x, n, Unit{}, Unit{}, past);
     } else {
         softmax_row<F, T, ptrdiff_t, ptrdiff_t>(y, x, n, sy, sx);
     }
@@ -129,8 +138,9 @@ template <class F> struct AxisState {
     template <class T> void calculate_as(T *y, const T *x) const {
         const bool along = (stride_y == 1 && stride_x == 1) || nest.inner_stride(0) != 1 || nest.inner_stride(1) != 1;
         if (along || nest.inner() == 1) {
+            const bool past = x != y && exceeds_cache(nest.count * n * 2 * sizeof(T));
             parallel_positions(nest, 8 * n * sizeof(T), [&](const ptrdiff_t *offset) {
-                softmax_row<F>(y + offset[0], x + offset[1], n, stride_y, stride_x);
+                softmax_row<F>(y + offset[0], x + offset[1], n, stride_y, stride_x, past);
             });
             return;
         }
@@ -178,7 +188,7 @@ struct CausalState {
 
     template <class T> void row(T *y, const T *x, size_t i) const {
         const size_t kept = i + 1 + (columns - rows);
-        softmax_row<Softmax>(y, x, kept, y_strides[2], x_strides[2]);
+        softmax_row<Softmax>(y, x, kept, y_strides[2], x_strides[2], false);
         const T zero{};
         copy_strided(y + ptrdiff_t(kept) * y_strides[2], y_strides[2], &zero, 0, columns - kept);
     }
