@@ -1,4 +1,4 @@
-"""The CPU backend's threads: how many the machine grants, and the pool under stress; its caches; compiled from its sources."""
+"""The CPU backend alone: threads that the machine grants, the pool under stress, caches; compiled from its sources."""
 
 from __future__ import annotations
 
