@@ -261,6 +261,26 @@ template <class T, class Part> void store_strided(T *p, ptrdiff_t stride, vector
     }
 }
 
+// As memcpy, by whole lines of dst. The C library takes `rep movsb` from some KiB on, which is slower here, the more so
+// where the two addresses lie alike within their pages.
+inline void copy_bytes(char *dst, const char *src, size_t bytes) {
+    struct Line {
+        char bytes[cache_line];
+    };
+    if (bytes < 4 * sizeof(Line)) {
+        std::memcpy(dst, src, bytes);
+        return;
+    }
+    const size_t last = bytes - sizeof(Line);
+    std::memcpy(dst, src, sizeof(Line));
+    for (size_t i = sizeof(Line) - reinterpret_cast<uintptr_t>(dst) % sizeof(Line); i < last; i += sizeof(Line)) {
+        Line line;
+        std::memcpy(&line, src + i, sizeof(line));
+        std::memcpy(dst + i, &line, sizeof(line));
+    }
+    std::memcpy(dst + last, src + last, sizeof(Line));
+}
+
 // Rows of `bytes`, each contiguous; strides in bytes. For short rows a call of memcpy costs more than the copy itself,
 // and keeps too few loads in flight.
 inline void copy_rows(char *dst, ptrdiff_t to, const char *src, ptrdiff_t from, size_t rows, size_t bytes) {
@@ -268,13 +288,13 @@ inline void copy_rows(char *dst, ptrdiff_t to, const char *src, ptrdiff_t from, 
         char bytes[64];
     };
     if (to == ptrdiff_t(bytes) && from == to) {
-        std::memcpy(dst, src, rows * bytes);
+        copy_bytes(dst, src, rows * bytes);
         return;
     }
     const bool lines = bytes % sizeof(Line) == 0 && bytes <= 1024;
     for (size_t r = 0; r < rows; r++, dst += to, src += from) {
         if (!lines) {
-            std::memcpy(dst, src, bytes);
+            copy_bytes(dst, src, bytes);
             continue;
         }
         for (size_t i = 0; i < bytes; i += sizeof(Line)) {
@@ -286,7 +306,7 @@ inline void copy_rows(char *dst, ptrdiff_t to, const char *src, ptrdiff_t from, 
 // dst[i·to] = src[i·from], bit by bit.
 template <class X> void copy_strided(X *dst, ptrdiff_t to, const X *src, ptrdiff_t from, size_t n) {
     if (to == 1 && from == 1) {
-        std::memcpy(dst, src, n * sizeof(X));
+        copy_bytes(reinterpret_cast<char *>(dst), reinterpret_cast<const char *>(src), n * sizeof(X));
     } else if (to == 1 && from == 0) {
         const X value = *src;
         for (size_t i = 0; i < n; i++) {
