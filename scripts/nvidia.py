@@ -26,7 +26,7 @@ import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,6 +34,7 @@ KIT = [sys.executable, "-m", "pytest", "-q", "-p", "infiniop.conformance.entry",
 KIT += ["--backend", "nvidia"]
 SAMPLES_PER_OPERATOR = 3  # under a sanitizer, which makes kernels slower by orders of magnitude
 CHECKS = ("memcheck", "racecheck")
+FEW_THREADS = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "INFINIOP_NUM_THREADS"), "2")
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,9 @@ class Runner:
 
     def together(self, pieces: Iterable[Piece]) -> None:
         """Several at a time: the device is shared, so that nothing may be timed."""
+        few = (replace(piece, environment={**FEW_THREADS, **piece.environment}) for piece in pieces)
         with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self.run, pieces))
+            list(pool.map(self.run, few))
 
     def run(self, piece: Piece) -> str:
         """What it printed."""
@@ -75,7 +77,7 @@ class Runner:
             return ""
         began = time.monotonic()
         environment = {**self.environment, **piece.environment}
-        with tempfile.TemporaryFile("w+") as output:
+        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
             process = subprocess.Popen(
                 piece.command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL, start_new_session=True,
