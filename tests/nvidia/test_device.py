@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,10 +42,18 @@ def test_some_samples(name: str) -> None:
             continue
 
 
-def test_torch_tensors_run_on_torchs_current_stream() -> None:
-    torch = pytest.importorskip("torch")
+def torch_with_cuda() -> Any:
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:  # a folder of that name is no torch
+        pytest.skip("needs torch")
+    torch = importlib.import_module("torch")
     if not torch.cuda.is_available():
         pytest.skip("needs a torch with CUDA")
+    return torch
+
+
+def test_torch_tensors_run_on_torchs_current_stream() -> None:
+    torch = torch_with_cuda()
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
         a = torch.randn(1 << 20, device="cuda")
@@ -55,9 +65,7 @@ def test_torch_tensors_run_on_torchs_current_stream() -> None:
 
 def test_torch_captures_our_calls() -> None:
     """A graph of torch's: new outputs, and an operator that needs a workspace."""
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a torch with CUDA")
+    torch = torch_with_cuda()
     a, b = (torch.randn(256, 256, device="cuda") for _ in range(2))
     ops.gemm(a, b)
     torch.cuda.synchronize()
@@ -71,9 +79,7 @@ def test_torch_captures_our_calls() -> None:
 
 
 def test_torch_takes_our_tensors() -> None:
-    torch = pytest.importorskip("torch")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a torch with CUDA")
+    torch = torch_with_cuda()
     ours = ops.add(*(infiniop.asarray(np.arange(1 << 16, dtype=np.float32), device="nvidia") for _ in range(2)))
     theirs = torch.from_dlpack(ours)
     assert theirs.is_cuda and theirs.data_ptr() == ours.data_ptr
