@@ -176,6 +176,15 @@ def test_blocks_are_views_of_the_pool():
         cache.block(3)
 
 
+def test_blocks_in_a_row_are_one_run_to_each_head():
+    cache = PagedKVCache(CONFIG, block_size=4, num_blocks=8)
+    cache.allocate_sequence("x", 24)
+    first, *_, last = cache.sequences.blocks("x")
+    for memory in cache.pool.layer(1):
+        head = memory[first : last + 1, 1]
+        assert head.shape[0] == 6 and head.is_contiguous()
+
+
 def test_memory_statistics():
     """The document's example: 4 of 64 blocks in use leaves 93.75 % of the pool unused."""
     cache = PagedKVCache(CONFIG, block_size=16, num_blocks=64)

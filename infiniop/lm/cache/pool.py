@@ -24,12 +24,16 @@ if TYPE_CHECKING:
 
 
 class KVPool:
-    """Keys and values of all layers, `[num_layers, num_blocks, nkvh, block_size, head_dim]` each, allocated once."""
+    """Keys and values of all layers, `[num_layers, num_blocks, nkvh, block_size, head_dim]` each, allocated once.
+
+    In memory a head's blocks follow one another: attention reads a head at a time, and blocks in a row are then one run
+    to it, as they are in a static cache.
+    """
 
     def __init__(self, geometry: CacheGeometry, model: LlamaConfig, dtype: DType, device: Any, first_layer: int = 0):
         """`model` says how many layers and heads there are here, of which the first is `first_layer` of the whole."""
         shape = (
-            model.num_hidden_layers, geometry.num_blocks, model.num_key_value_heads, geometry.block_size,
+            model.num_hidden_layers, model.num_key_value_heads, geometry.num_blocks, geometry.block_size,
             model.head_dim,
         )  # fmt: skip
         self.nbytes = pool_bytes(geometry, model, dtype)
@@ -38,10 +42,10 @@ class KVPool:
         if free is not None and self.nbytes > free:  # an operating system that overcommits would grant it all the same
             raise MemoryError(asked)
         try:
-            self.keys = infiniop.empty(shape, dtype=dtype, device=device)
-            self.values = infiniop.empty(shape, dtype=dtype, device=device)
+            keys, values = (infiniop.empty(shape, dtype=dtype, device=device) for _ in range(2))
         except infiniop.InfiniopError as error:
             raise MemoryError(f"{asked} ({error})") from error
+        self.keys, self.values = (memory.transpose(1, 2) for memory in (keys, values))
         self._layers = {first_layer + n: (self.keys[n], self.values[n]) for n in range(shape[0])}
 
     def copy_block(self, source: int, target: int) -> None:
