@@ -169,3 +169,5 @@ def test_truncation(seed: int) -> None:
     assert "cut off" in str(truncation(rounded, cut))
     other = (wide * np.float32(1 + 2**-9)).astype(BF16.numpy)
     assert truncation(rounded, other) is None
+    repeated = [np.resize(a[rounded != cut][:60], 2048) for a in (rounded, cut)]
+    assert truncation(*repeated) is None  # 60 values, each many times

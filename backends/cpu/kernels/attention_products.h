@@ -76,7 +76,7 @@ template <class T> void copy_query(panel_t<T> *dst, const T *src, ptrdiff_t stri
     std::fill_n(dst, padded_head(k), panel_t<T>{});
     if (stride == 1 && !halves) {
         if constexpr (in_pairs<T>) {
-            std::memcpy(dst, src, k * sizeof(T));
+            std::copy_n(src, k, dst);
         } else {
             for_vectors<width>(k, [&](size_t i, auto part) { store(dst + i, load(src + i, part), part); });
         }

@@ -141,15 +141,15 @@ template <class T, class P> Panel<P> panel_of(P *dst, const T *panel, size_t row
 
 // ---- packing --------------------------------------------------------------------------------------------------------
 
-// One panel from `rows` rows, row_stride apart.
+// One panel from `rows` rows, row_stride apart. The panel need not be aligned.
 template <class T> void make_panel(T *panel, const T *weight, ptrdiff_t row_stride, size_t rows, size_t k) {
     constexpr size_t step = panel_step<T>;
-    std::fill_n(panel, panel_rows * round_up(k, step), T{});
+    std::memset(static_cast<void *>(panel), 0, panel_rows * round_up(k, step) * sizeof(T));
     for (size_t from = 0; from < k; from += 64) {
         for (size_t r = 0; r < rows; r++) {
             const T *src = weight + ptrdiff_t(r) * row_stride;
             for (size_t i = from; i < std::min(from + 64, k); i++) {
-                panel[(i / step * panel_rows + r) * step + i % step] = src[i];
+                std::memcpy(panel + (i / step * panel_rows + r) * step + i % step, src + i, sizeof(T));
             }
         }
     }
