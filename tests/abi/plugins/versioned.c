@@ -27,7 +27,12 @@ static infiniStatus_t absent(size_t theirs, size_t ours, const char *what) {
 }
 
 static infiniStatus_t create(void *ctx, const infiniopCall *call, void **state, size_t *workspace) {
+#if SHORT
+    static size_t only; /* nobody would free another */
+    size_t *n = &only;
+#else
     size_t *n = (size_t *)host->alloc(sizeof *n, 8);
+#endif
     const infiniStatus_t status = absent(call->struct_size, sizeof *call, "call");
     (void)ctx, (void)workspace;
     if (status != INFINI_STATUS_SUCCESS || !n) {
