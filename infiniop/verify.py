@@ -117,7 +117,7 @@ def replay(
             raise
         return str(error)
     finally:
-        check(lib.infiniopSetVerify(NULL))
+        disable()
     return None
 
 

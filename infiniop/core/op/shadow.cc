@@ -23,8 +23,7 @@ constexpr int poison = 0xff; // NaN in every float dtype
 
 thread_local bool in_twin = false; // what a twin's kernel calls itself is nobody's business
 
-// ---- what happened so far
-// ------------------------------------------------------------------------------------------
+// ---- what happened so far ---------------------------------------------------------------------------------
 
 struct Ledger {
     std::mutex mutex;
@@ -65,8 +64,7 @@ void note_unverified(const char *op, const std::string &why) {
     ++l.unverified[std::string(op) + ": " + why];
 }
 
-// ---- memory here and there
-// ------------------------------------------------------------------------------------------
+// ---- memory here and there --------------------------------------------------------------------------------
 
 void check(infiniStatus_t status, const char *what) {
     if (raw(status) != INFINI_STATUS_SUCCESS) {
@@ -152,8 +150,7 @@ private:
     Device before_;
 };
 
-// ---- one descriptor
-// --------------------------------------------------------------------------------------------------
+// ---- one descriptor ---------------------------------------------------------------------------------------
 
 // The same descriptor on another backend.
 struct Twin {
@@ -203,8 +200,7 @@ size_t bytes_of(const infiniopTensorView &view) {
     return bytes;
 }
 
-// ---- one call
-// --------------------------------------------------------------------------------------------------------
+// ---- one call ---------------------------------------------------------------------------------------------
 
 class Trial {
 public:
@@ -500,8 +496,7 @@ private:
     bool compared_ = false;
 };
 
-// ---- a difference
-// ----------------------------------------------------------------------------------------------------
+// ---- a difference -----------------------------------------------------------------------------------------
 
 bool first_of(const std::string &op) {
     Ledger &l = ledger();
@@ -563,8 +558,7 @@ infiniStatus_t Shadow::run(const infiniopRun &run, const Verification &wanted) c
     });
 }
 
-// ---- in place of the kernel
-// ------------------------------------------------------------------------------------------
+// ---- in place of the kernel -------------------------------------------------------------------------------
 
 infiniStatus_t shadow_calculate(void *state, const infiniopRun *run) {
     const Shadow &shadow = *static_cast<const Shadow *>(state);
