@@ -261,12 +261,13 @@ template <class T, class Part> void store_strided(T *p, ptrdiff_t stride, vector
     }
 }
 
+struct Line {
+    char bytes[cache_line];
+};
+
 // As memcpy, by whole lines of dst. The C library takes `rep movsb` from some KiB on, which is slower here, the more so
 // where the two addresses lie alike within their pages.
 inline void copy_bytes(char *dst, const char *src, size_t bytes) {
-    struct Line {
-        char bytes[cache_line];
-    };
     if (bytes < 4 * sizeof(Line)) {
         std::memcpy(dst, src, bytes);
         return;
@@ -284,9 +285,6 @@ inline void copy_bytes(char *dst, const char *src, size_t bytes) {
 // Rows of `bytes`, each contiguous; strides in bytes. For short rows a call of memcpy costs more than the copy itself,
 // and keeps too few loads in flight.
 inline void copy_rows(char *dst, ptrdiff_t to, const char *src, ptrdiff_t from, size_t rows, size_t bytes) {
-    struct Line {
-        char bytes[64];
-    };
     if (to == ptrdiff_t(bytes) && from == to) {
         copy_bytes(dst, src, rows * bytes);
         return;

@@ -233,7 +233,7 @@ inline float row_dot(const bf16 *w, const bf16 *x, size_t k) {
         add(0, _mm512_loadu_si512(w + i), _mm512_loadu_si512(x + i));
     }
     if (i < k) {
-        const __mmask32 rest = __mmask32((uint64_t{1} << (k - i)) - 1);
+        const __mmask32 rest = __mmask32(detail::lane_mask(k - i));
         add(1, _mm512_maskz_loadu_epi16(rest, w + i), _mm512_maskz_loadu_epi16(rest, x + i));
     }
     return sum(((acc[0] + acc[1]) + (acc[2] + acc[3])) + ((acc[4] + acc[5]) + (acc[6] + acc[7])));
