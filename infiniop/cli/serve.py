@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ Pp = Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline paralle
 Device = Annotated[str, typer.Option(help="Device that computes.")]
 
 
+_LOG_LEVELS = ("debug", "info", "warning", "error")
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that none is closed as it is used again
 
 
@@ -62,6 +64,7 @@ def serve(
         raise typer.BadParameter(f"{error}: serving needs pip install 'infiniop[serve]'") from None
     from infiniop.lm import AutoLlamaModel, DistConfig, PagedKVCacheConfig, ServingEngine, load_tokenizer
 
+    _check_address(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tokenizer = load_tokenizer(model)
     loaded = AutoLlamaModel.from_pretrained(model, device, dtype, quantize, DistConfig(tp_size=tp, pp_size=pp))
@@ -70,8 +73,20 @@ def serve(
         loaded, tokenizer, cache, max_running=max_running, max_step_tokens=max_step_tokens, max_waiting=max_waiting
     )
     app = create_app(engine, name or model.resolve().name, model, Limits(max_body << 10, api_key=api_key))
-    level = os.environ.get("INFINIOP_LOG_LEVEL", "info").lower()
-    uvicorn.run(app, host=host, port=port, log_level=level, timeout_keep_alive=_KEEP_ALIVE_SECONDS)
+    level = os.environ.get("INFINIOP_LOG_LEVEL", "").lower()
+    uvicorn.run(
+        app, host=host, port=port, log_level=level if level in _LOG_LEVELS else "info",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+    )  # fmt: skip
+
+
+def _check_address(host: str, port: int) -> None:
+    """Before a model is loaded for nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        raise OSError(f"cannot listen on {host}, port {port}: {error.strerror or error}") from None
 
 
 def chat(

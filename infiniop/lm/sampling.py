@@ -92,11 +92,13 @@ class Sampler:
 
 
 def sampling_columns(parameters: Sequence[SamplingParams]) -> dict[str, np.ndarray]:
-    """One array per parameter, an entry per request: what `sample` takes."""
+    """One array per parameter, an entry per request: what `sample` takes. What float32 has not is its nearest legal
+    value there."""
+    finite = np.finfo(np.float32)
     return {
-        "temperature": np.array([p.temperature for p in parameters], np.float32),
+        "temperature": np.array([min(p.temperature, float(finite.max)) for p in parameters], np.float32),
         "top_k": np.array([min(p.top_k, 2**31 - 1) for p in parameters], np.int32),
-        "top_p": np.array([p.top_p for p in parameters], np.float32),
+        "top_p": np.array([max(p.top_p, float(finite.tiny)) for p in parameters], np.float32),
         "min_p": np.array([p.min_p for p in parameters], np.float32),
         "seed": np.array([int(p.seed or 0) & (2**63 - 1) for p in parameters], np.int64),
     }

@@ -50,7 +50,9 @@ class Request:
     deadline: float = math.inf
 
     def __post_init__(self) -> None:
-        for name, value in (("the prompt", len(self.prompt)), ("max_new_tokens", self.max_new_tokens), ("n", self.n)):
+        if not self.prompt:
+            raise ValueError("the prompt is empty: it must have at least one token")
+        for name, value in (("max_new_tokens", self.max_new_tokens), ("n", self.n)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 

@@ -179,7 +179,8 @@ def _on_host(logits: np.ndarray, token: int, output: _Output) -> tuple[int, Toke
     """The token and its log probabilities, for what the device does not do: penalties, and telling probabilities."""
     plain, params = logits.astype(np.float64), output.params
     if params.has_penalties:
-        token = _draw(_penalised(plain, output), params, output.continuation.length)
+        with np.errstate(over="ignore"):  # a penalty of any size: the logit is minus infinity then
+            token = _draw(_penalised(plain, output), params, output.continuation.length)
     if params.logprobs is None:
         return token, None
     shifted = plain - plain.max()

@@ -179,7 +179,13 @@ def test_models(client):
     [
         ("completions", {}, 400, "prompt"),
         ("completions", {"prompt": "x", "max_tokens": 0}, 400, "max_tokens"),
-        ("completions", {"prompt": "x", "max_tokens": 10**6}, 400, "cache blocks"),
+        ("completions", {"prompt": "x", "max_tokens": 10**6}, 400, "the model's context is 1024 tokens"),
+        ("completions", {"prompt": "x", "max_tokens": 1024}, 400, "the prompt has 1, 1024 new ones are asked for"),
+        ("completions", {"prompt": 3}, 400, "prompt: expected a text, a list of texts"),
+        ("completions", {"prompt": ["x", 1]}, 400, "prompt: expected a text, a list of texts"),
+        ("completions", {"prompt": "x", "stop": ["x"] * 17}, 400, "stop: expected a text, or a list of at most 16"),
+        ("completions", {"prompt": "x", "model": 3}, 400, "model: "),
+        ("completions", {"prompt": "x", "logit_bias": {"5": 1.0}}, 400, "logit_bias"),
         ("completions", {"prompt": "x", "temperature": -1}, 400, "temperature"),
         ("completions", {"prompt": "x", "temperature": "hot"}, 400, "temperature"),
         ("completions", {"prompt": "x", "n": 1000}, 400, "n"),
@@ -187,7 +193,7 @@ def test_models(client):
         ("completions", {"prompt": "x", "stop": [""]}, 400, "stop text"),
         ("completions", {"prompt": "x", "best_of": 2}, 400, "best_of"),
         ("completions", {"prompt": [[10**9]]}, 400, "outside the vocabulary"),
-        ("completions", {"prompt": [[]]}, 400, "prompt"),
+        ("completions", {"prompt": [[]]}, 400, "the prompt is empty"),
         ("completions", {"prompt": []}, 400, "prompt"),
         ("completions", {"prompt": ["x"] * 65}, 400, "at most 64 prompts"),
         ("completions", {"prompt": "x", "model": "other"}, 404, "there is no model 'other'"),
@@ -195,20 +201,81 @@ def test_models(client):
         ("chat/completions", {"messages": []}, 400, "messages"),
         ("chat/completions", {"messages": [{"role": "robot", "content": "x"}]}, 400, "unknown role robot"),
         ("chat/completions", {"messages": [{"role": "user"}]}, 400, "content"),
-        ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "tools": []}, 400, "tools"),
-        ("nothing", {}, 404, "Not Found"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "tools": []}, 400, "tools: no such"),
+        ("chat/completions", {"messages": [{"role": "user", "content": 3}]}, 400, "0.content: expected a text"),
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "top_logprobs": 2}, 400, "top_logprobs"),
+        (
+            "chat/completions", {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json"}},
+            400, "response_format",
+        ),
+        ("nothing", {}, 404, "POST /v1/nothing: Not Found"),
     ],
-)
+)  # fmt: skip
 def test_bad_requests_are_answered_in_json(server, path, body, status, words):
     answer = server.post(f"/v1/{path}", **body)
     assert answer.status_code == status, answer.text
-    assert words in answer.json()["error"]["message"] and answer.json()["error"]["code"] == status
+    error = answer.json()["error"]
+    assert words in error["message"] and isinstance(error["code"], str | None)
+    assert "\n" not in error["message"]
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe", b'{"prompt": "x"', b"null"])
+def test_errors_carry_openais_words(client):
+    def error(**request):
+        with pytest.raises(openai.APIStatusError) as caught:
+            client.completions.create(**request)
+        return caught.value.code, caught.value.param
+
+    assert error(model="other", prompt="x") == ("model_not_found", "model")
+    assert error(model="demo", prompt="x" * 5000) == ("context_length_exceeded", None)
+    assert error(model="demo", prompt="x", temperature=-1) == (None, "temperature")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"{", b"[]", b"\xff\xfe", b'{"prompt": "x"', b"null", b'{"prompt": "\xff"}', b'{"prompt": "\\ud800 x"}',
+        b'{"prompt": "x", "temperature": NaN}', b'{"prompt": "x", "timeout": Infinity}', b"[" * 10**5,
+        '{"prompt": "x"}'.encode("utf-16"),
+    ],
+)  # fmt: skip
 def test_bodies_that_are_no_requests(server, content):
     answer = httpx.post(f"{server.url}/v1/completions", content=content, headers={"Content-Type": "application/json"})
     assert answer.status_code == 400 and answer.json()["error"]["message"]
+
+
+def test_a_body_must_be_declared_as_json(server):
+    sent = {"content": b'{"prompt": "x", "max_tokens": 1}'}
+    answer = httpx.post(f"{server.url}/v1/completions", **sent)
+    assert answer.status_code == 400 and "application/json, got none" in answer.json()["error"]["message"]
+    declared = {"Content-Type": "application/JSON; charset=utf-8"}
+    assert httpx.post(f"{server.url}/v1/completions", headers=declared, **sent).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"top_p": 1e-300}, {"temperature": 1e-300}, {"top_k": 10**40}, {"min_p": 1e-300}, {"seed": -(10**40)},
+        {"repetition_penalty": 1e308, "temperature": 1e-40}, {"stop": "x" * 10**5}, {"n": 128},
+    ],
+    ids=lambda options: next(iter(options)),
+)  # fmt: skip
+def test_extreme_options_are_served(server, options):
+    answer = server.post("/v1/completions", prompt="import os\n", max_tokens=2, **({"temperature": 1} | options))
+    assert answer.status_code == 200, answer.text
+    assert server.post("/v1/completions", prompt="x", max_tokens=1).status_code == 200
+
+
+def test_what_changes_nothing_is_taken(server):
+    """Null is not given; what clients send of fields that are not served, as long as it says what is done anyway."""
+    nulls = dict.fromkeys(("n", "stop", "stream", "stream_options", "logprobs", "tools", "logit_bias", "max_tokens"))
+    neutral = {"logit_bias": {}, "user": "me", "prompt_cache_key": "k"}
+    assert server.post("/v1/completions", prompt="x", **nulls).status_code == 200
+    own = {"best_of": 1, "suffix": "", "echo": False, "max_tokens": 1}
+    assert server.post("/v1/completions", prompt="x", **neutral, **own).status_code == 200
+    own = {"response_format": {"type": "text"}, "tool_choice": "none", "parallel_tool_calls": True, "max_tokens": 1}
+    said = {"role": "assistant", "content": "y", "refusal": None, "tool_calls": None}  # as a client keeps an answer
+    messages = [{"role": "user", "content": "x"}, said, {"role": "user", "content": "z"}]
+    assert server.post("/v1/chat/completions", messages=messages, **neutral, **own).status_code == 200
 
 
 def test_a_model_without_a_chat_template_says_so():
@@ -226,7 +293,8 @@ def test_bodies_are_bounded(folder):
             for _ in range(30):
                 yield b" " * 100
 
-        unsaid = httpx.post(f"{small.url}/v1/completions", content=pieces())
+        declared = {"Content-Type": "application/json"}
+        unsaid = httpx.post(f"{small.url}/v1/completions", content=pieces(), headers=declared)
         assert unsaid.status_code == 413 and "longer than 2000 bytes" in unsaid.json()["error"]["message"]
         assert small.post("/v1/completions", prompt="x", max_tokens=1).status_code == 200
 
@@ -305,12 +373,14 @@ def test_metrics(server):
         assert f"infiniop_{name}" in httpx.get(f"{server.url}/metrics").text
 
 
-def test_an_engine_that_fails_is_reported(folder, monkeypatch):
+def test_an_engine_that_fails_is_reported(folder, monkeypatch, caplog):
     with Server(folder) as broken:
         monkeypatch.setattr(broken.engine, "_run", lambda work: 1 / 0)
+        assert broken.metric("infiniop_cache_blocks ") == 512
         assert broken.post("/v1/completions", prompt="x").status_code == 503
         assert httpx.get(f"{broken.url}/health").status_code == 503
         assert "ZeroDivisionError" in broken.post("/v1/completions", prompt="x").json()["error"]["message"]
+    assert "ZeroDivisionError" in caplog.text  # with its traceback, for who runs the server
 
 
 # ------------------------------------------------------------------------------------------ the command
@@ -346,6 +416,17 @@ def test_a_shutdown_finishes_what_runs(folder):
         process.stderr.close()
 
 
+@pytest.mark.parametrize("address", [("127.0.0.1", None), ("no.such.host.invalid", "1")])
+def test_an_address_that_cannot_be_had_is_one_sentence(address):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        host, port = address[0], address[1] or str(taken.getsockname()[1])
+        command = [sys.executable, "-m", "infiniop", "serve", str(DEMO), "--host", host, "--port", port]
+        found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 1 and found.stdout == ""
+    assert found.stderr.startswith(f"infiniop: cannot listen on {host}, port {port}: ")
+    assert found.stderr.count("\n") == 1  # and no model has been loaded
+
+
 def test_a_conversation_in_the_terminal(folder):
     command = [sys.executable, "-m", "infiniop", "chat", str(folder), "--max-new-tokens", "8", "--temperature", "0"]
     done = subprocess.run(command, input="hello\nagain\n\n", capture_output=True, text=True, timeout=60)
@@ -373,7 +454,8 @@ def browser(tmp_path):
     driver.quit()
 
 
-def test_the_chat_page(server, offline, browser):
+def test_the_chat_page(server, offline, browser, monkeypatch):
+    monkeypatch.setattr(server.engine, "room", lambda length: 40)  # a long answer would leave none for the second turn
     browser.get(server.url)
     find = browser.find_element
     until(lambda: find("id", "model").text == "demo")

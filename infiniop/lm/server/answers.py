@@ -59,7 +59,7 @@ class Answer:
             if with_usage:
                 yield self._chunk([], usage=self._usage())
         except EngineFailure as error:
-            yield _line({"error": {"message": str(error), "type": "server_error", "param": None, "code": 503}})
+            yield _line({"error": {"message": str(error), "type": "server_error", "param": None, "code": None}})
         yield "data: [DONE]\n\n"
 
     def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> str:

@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Depends, FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from ..chat import ChatTemplate, ChatTemplateError
@@ -42,10 +42,13 @@ class Limits:
 
 
 class _Refused(Exception):
-    """An error as the client sees it."""
+    """An error as the client sees it. `code` is OpenAI's word for it, where it has one."""
 
-    def __init__(self, status: int, message: str, kind: str = "invalid_request_error", param: str | None = None):
-        self.status, self.message, self.kind, self.param = status, message, kind, param
+    def __init__(
+        self, status: int, message: str, kind: str = "invalid_request_error", param: str | None = None,
+        code: str | None = None,
+    ):  # fmt: skip
+        self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
 
 
 @contextmanager
@@ -54,7 +57,7 @@ def _refusing() -> Iterator[None]:
     try:
         yield
     except QueueFullError as error:
-        raise _Refused(429, str(error), "rate_limit_error") from None
+        raise _Refused(429, str(error), "rate_limit_error", code="rate_limit_exceeded") from None
     except EngineFailure as error:
         raise _Refused(503, str(error), "server_error") from None
     except ValueError as error:
@@ -73,13 +76,12 @@ def create_app(engine: ServingEngine, name: str, path: str | PathLike[str], limi
 
     app = FastAPI(title="infiniop", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_Gate, limit=service.limits.body_bytes, metrics=service.metrics)
-    app.exception_handler(_Refused)(lambda _, e: _error(e.status, e.message, e.kind, e.param))
-    app.exception_handler(HTTPException)(lambda _, e: _error(e.status_code, str(e.detail), "invalid_request_error"))
-    app.exception_handler(RequestValidationError)(lambda _, e: _error(400, *_first_problem(e)))
+    app.exception_handler(_Refused)(lambda _, e: _error(e.status, e.message, e.kind, e.param, e.code))
+    app.exception_handler(HTTPException)(lambda r, e: _error(e.status_code, f"{r.method} {r.url.path}: {e.detail}"))
     app.exception_handler(Exception)(lambda _, e: _error(500, f"{type(e).__name__}: {e}", "server_error"))
     guarded = [Depends(service.check_key)]
     app.get("/", response_class=HTMLResponse)(_page)
-    app.get("/health")(service.health)
+    app.api_route("/health", methods=["GET", "HEAD"])(service.health)
     app.get("/metrics")(service.show_metrics)
     app.get("/v1/models", dependencies=guarded)(service.models)
     app.get("/v1/models/{model:path}", dependencies=guarded)(service.model)
@@ -92,15 +94,31 @@ def _page() -> str:
     return importlib.resources.files(__package__).joinpath("page.html").read_text(encoding="utf-8")
 
 
-def _error(status: int, message: str, kind: str = "invalid_request_error", param: str | None = None) -> JSONResponse:
-    body = {"error": {"message": message, "type": kind, "param": param, "code": status}}
+def _error(
+    status: int, message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
+) -> JSONResponse:
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status, _HEADERS.get(status))
 
 
-def _first_problem(error: RequestValidationError) -> tuple[str, str, str | None]:
-    problem = error.errors()[0]
-    place = ".".join(str(part) for part in problem["loc"][1:])
-    return f"{place}: {problem['msg']}" if place else problem["msg"], "invalid_request_error", place or None
+_Body = TypeVar("_Body", bound=BaseModel)
+
+
+async def _read(kind: type[_Body], request: Request) -> _Body:
+    """The request in a body. Only what is declared as JSON: a page elsewhere cannot send that without asking first."""
+    sent = request.headers.get("content-type", "")
+    if sent.partition(";")[0].strip().lower() != "application/json":
+        raise _Refused(400, f"the body must come with Content-Type: application/json, got {sent or 'none'}")
+    try:
+        return kind.model_validate_json(await request.body())
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+    if problem["type"] == "json_invalid":
+        raise _Refused(400, f"the body is not JSON: {problem['ctx']['error']}")
+    place = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        raise _Refused(400, f"{place}: no such field is served here", param=place)
+    raise _Refused(400, f"{place or 'the body'}: {problem['msg']}", param=place or None)
 
 
 class _Gate:
@@ -155,7 +173,10 @@ class _Service:
         expected = self.limits.api_key
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if expected is not None and not hmac.compare_digest(given.encode(), expected.encode()):
-            raise _Refused(401, "a valid API key is needed: Authorization: Bearer KEY", "authentication_error")
+            raise _Refused(
+                401, "a valid API key is needed: Authorization: Bearer KEY", "authentication_error",
+                code="invalid_api_key",
+            )  # fmt: skip
 
     # ------------------------------------------------------------------ what is asked
 
@@ -184,20 +205,25 @@ class _Service:
     def _check_model(self, model: str | None) -> None:
         if model is not None and model != self.name:
             raise _Refused(
-                404, f"there is no model {model!r}, this server has {self.name!r}", "not_found_error", "model"
-            )
+                404, f"there is no model {model!r}, this server has {self.name!r}", "not_found_error", "model",
+                "model_not_found",
+            )  # fmt: skip
 
-    async def completions(self, body: CompletionRequest, request: Request) -> Response:
+    async def completions(self, request: Request) -> Response:
+        body = await _read(CompletionRequest, request)
         self._check_model(body.model)
-        prompts = self._prompts(body.prompt)
+        prompts = await asyncio.to_thread(self._prompts, body.prompt)
         with _refusing():
-            params = body.params(self._defaults(), body.max_tokens or 16, body.logprobs)
+            params = body.params(self._defaults(), body.max_tokens, body.logprobs)
         answer = CompletionAnswer(self._identity("cmpl"), self.tokenizer, prompts, params)
         return await self._serve(answer, body, request)
 
-    async def chat(self, body: ChatRequest, request: Request) -> Response:
+    async def chat(self, request: Request) -> Response:
+        body = await _read(ChatRequest, request)
         self._check_model(body.model)
-        prompt = self._chat_prompt([message.plain() for message in body.messages])
+        if body.top_logprobs is not None and not body.logprobs:
+            raise _Refused(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
+        prompt = await asyncio.to_thread(self._chat_prompt, [message.plain() for message in body.messages])
         most = body.max_completion_tokens or body.max_tokens or self.engine.room(len(prompt))
         logprobs = (body.top_logprobs or 0) if body.logprobs else None
         with _refusing():
@@ -214,7 +240,9 @@ class _Service:
     def _prompts(self, given: str | list[str] | list[int] | list[list[int]]) -> list[list[int]]:
         rows: list[Any] = given if isinstance(given, list) and given and not isinstance(given[0], int) else [given]
         if len(rows) > self.limits.prompts:
-            raise _Refused(400, f"prompt: at most {self.limits.prompts} prompts in one request, got {len(rows)}")
+            raise _Refused(
+                400, f"prompt: at most {self.limits.prompts} prompts in one request, got {len(rows)}", param="prompt"
+            )
         return [encode(self.tokenizer, row) if isinstance(row, str) else row for row in rows]
 
     def _chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
@@ -229,6 +257,8 @@ class _Service:
     # ------------------------------------------------------------------ how it is answered
 
     async def _serve(self, answer: Answer, body: CompletionRequest | ChatRequest, request: Request) -> Response:
+        for prompt in answer.prompts:
+            self._check_length(len(prompt), answer.params.max_new_tokens)
         ticket = Ticket(self.worker)
         try:
             await self._submit(ticket, answer)
@@ -239,6 +269,16 @@ class _Service:
         except BaseException:
             ticket.close()
             raise
+
+    def _check_length(self, prompt: int, new: int) -> None:
+        """A model goes on beyond the context that it was trained for, but what it says there is worth nothing."""
+        config = self.engine.model.config
+        longest = config.max_position_embeddings
+        if prompt + new > longest and config.rope_parameters["rope_type"] != "dynamic":
+            raise _Refused(
+                400, f"the model's context is {longest} tokens: the prompt has {prompt}, {new} new ones are asked for",
+                code="context_length_exceeded",
+            )  # fmt: skip
 
     async def _submit(self, ticket: Ticket, answer: Answer) -> None:
         with _refusing():

@@ -4,21 +4,43 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidatorFunctionWrapHandler, WrapValidator, model_validator
+from pydantic_core import PydanticCustomError, ValidationError
 
 from ..requests import RequestParams
 from ..sampling import sampling_options
 
 
-class StreamOptions(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+def _expecting(what: str) -> WrapValidator:
+    """One sentence for a field that takes several forms, instead of what is wrong with the first of them."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("form", "expected {what}", {"what": what}) from None
+
+    return WrapValidator(validate)
+
+
+class _Object(BaseModel):
+    """A JSON object whose fields are known: others are refused by name, but null counts as not given."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, given: Any) -> Any:
+        return {k: v for k, v in given.items() if v is not None} if isinstance(given, dict) else given
+
+
+class StreamOptions(_Object):
     include_usage: bool = False
+    include_obfuscation: bool = False  # OpenAI's padding, of which our streams have none
 
 
-class _Request(BaseModel):
+class _Request(_Object):
     """Fields that both endpoints have. What would change the result and is not served is refused by name."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
 
     model: str | None = None
     temperature: Annotated[float, Field(ge=0, le=100)] | None = None
@@ -27,13 +49,15 @@ class _Request(BaseModel):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] = 1
     seed: int | None = None
-    stop: str | Annotated[list[str], Field(max_length=16)] | None = None
+    stop: Annotated[
+        str | Annotated[list[str], Field(max_length=16)] | None, _expecting("a text, or a list of at most 16 texts")
+    ] = None
     stop_token_ids: list[int] = []
     ignore_eos: bool = False
-    repetition_penalty: float = 1.0
-    presence_penalty: float | None = 0.0
-    frequency_penalty: float | None = 0.0
-    stream: bool | None = False
+    repetition_penalty: Annotated[float, Field(gt=0)] = 1.0
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] = 0.0
+    stream: bool = False
     stream_options: StreamOptions | None = None
     timeout: Annotated[float, Field(gt=0)] | None = None
     # Taken and passed over: they do not concern the text.
@@ -41,6 +65,10 @@ class _Request(BaseModel):
     metadata: dict[str, Any] | None = None
     store: bool | None = None
     service_tier: str | None = None
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    # Taken as long as they say what is done anyway.
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
 
     def params(self, defaults: dict[str, Any], max_new_tokens: int, logprobs: int | None) -> RequestParams:
         """`defaults`: the model's own sampling options, for what is not given."""
@@ -54,30 +82,33 @@ class _Request(BaseModel):
             stop_token_ids=tuple(self.stop_token_ids),
             ignore_eos=self.ignore_eos,
             repetition_penalty=self.repetition_penalty,
-            presence_penalty=self.presence_penalty or 0.0,
-            frequency_penalty=self.frequency_penalty or 0.0,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
             logprobs=logprobs,
             timeout=self.timeout,
         )
 
 
 class CompletionRequest(_Request):
-    prompt: str | list[str] | list[int] | list[list[int]]
-    max_tokens: Annotated[int, Field(ge=1)] | None = 16
+    prompt: Annotated[
+        str | list[str] | list[int] | list[list[int]],
+        _expecting("a text, a list of texts, a list of token ids, or a list of such lists"),
+    ]
+    max_tokens: Annotated[int, Field(ge=1)] = 16
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
-    echo: Literal[False] | None = False
+    echo: Literal[False] = False
+    suffix: Literal[""] = ""
+    best_of: Literal[1] = 1
 
 
-class TextPart(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class TextPart(_Object):
     type: Literal["text"]
     text: str
 
 
-class Message(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+class Message(_Object):
     role: str
-    content: str | list[TextPart]
+    content: Annotated[str | list[TextPart], _expecting('a text, or a list of {"type": "text", "text": …}')]
     name: str | None = None
 
     def plain(self) -> dict[str, str]:
@@ -86,9 +117,16 @@ class Message(BaseModel):
         return {"role": self.role, "content": content} | ({} if self.name is None else {"name": self.name})
 
 
+class TextFormat(_Object):
+    type: Literal["text"]
+
+
 class ChatRequest(_Request):
     messages: Annotated[list[Message], Field(min_length=1)]
     max_tokens: Annotated[int, Field(ge=1)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
-    logprobs: bool | None = False
+    logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
+    response_format: TextFormat | None = None
+    tool_choice: Literal["none"] = "none"
+    parallel_tool_calls: bool = True

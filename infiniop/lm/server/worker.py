@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import queue
 import threading
 import time
@@ -13,6 +14,8 @@ from concurrent.futures import Future
 from ..requests import Event, RequestParams
 from ..serving import ServingEngine
 from .metrics import Metrics
+
+logger = logging.getLogger(__name__)
 
 
 class EngineFailure(RuntimeError):
@@ -74,6 +77,7 @@ class Worker:
         self._thread = threading.Thread(target=self._main, name="infiniop-engine", daemon=True)
 
     def start(self) -> None:
+        self.metrics.observe(self.engine)
         self._thread.start()
 
     async def stop(self) -> None:
@@ -145,6 +149,7 @@ class Worker:
 
     def _fail(self, error: Exception) -> None:
         """The model itself has failed: everyone is told, and nobody is served from now on."""
+        logger.error("the engine has stopped, every request is answered 503 from now on", exc_info=error)
         self._failure = EngineFailure(f"the engine has stopped: {type(error).__name__}: {error}")
         for ticket in set(self._tickets.values()):
             ticket.put(self._failure)
