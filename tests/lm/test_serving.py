@@ -172,7 +172,7 @@ def test_cancelled_and_late_requests_end_and_free_their_blocks(model, prompts):
 @pytest.mark.parametrize(
     ("prompt", "params", "message"),
     [
-        ([], {}, "the prompt must be at least 1"),
+        ([], {}, "the prompt is empty"),
         ([640], {}, "outside the vocabulary of 640"),
         ([True], {}, "outside the vocabulary"),
         ([1] * 30, {"max_new_tokens": 300}, "need 83 cache blocks"),
