@@ -82,12 +82,15 @@ def handle_for(device: Device, backend: str | None) -> Any:
         return known
     plugins.discover()
     with _handles_lock, current(device):
+        if (device, backend) in _handles:  # another thread was here first
+            return _handles[device, backend]
         room = ffi.new("infiniopHandle_t *")
         if backend is None:
             check(lib.infiniopCreateHandle(room))
         else:
             check(lib.infiniopCreateHandleForBackend(room, backend.encode()))
-        return _handles.setdefault((device, backend), room[0])
+        _handles[device, backend] = room[0]
+        return room[0]
 
 
 # ---- one operator -------------------------------------------------------------------------------------------
@@ -414,11 +417,5 @@ def _run_elsewhere(
     scratch = (lane.workspace(handle, plan.size), plan.size) if operation.schema.workspace else ()
     with current(lane.device):
         status = plan.function(plan.descriptor, *scratch, *pointers, *values, handle)
-    if lane.graph is not None:
-        lane.graph.keep(plan.descriptor, *arrays)
-    elif not lane.device.is_cpu:
-        for array in arrays:
-            used_on = getattr(getattr(array, "_owner", None), "used_on", None)
-            if used_on is not None:
-                used_on(handle)
+    lane.keep(handle, plan.descriptor, *arrays)
     return int(status)

@@ -81,9 +81,7 @@ class Descriptor:
             status = operation.function(descriptor, *scratch, *pointers, *values, handle)
         if status:
             raise failed(self.name, status)
-        graph = lane_of(self.device).graph
-        if graph is not None:
-            graph.keep(descriptor, workspace, *tensors.values())
+        lane_of(self.device).keep(handle, descriptor, workspace, *tensors.values())
 
     def _same(self, name: str, array: Any) -> Tensor | None:
         """An argument of the signature that the descriptor was made for."""

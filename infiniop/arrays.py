@@ -182,6 +182,8 @@ def torch_dtypes() -> tuple[dict[Any, DType], dict[DType, Any]]:
 
 
 def _torch_address(array: Any) -> int:
+    if array.is_neg() or array.is_conj():
+        raise BadParamError("a torch tensor whose negation or conjugation is put off: call resolve_neg, resolve_conj")
     try:
         address = int(array.data_ptr())
     except RuntimeError as error:  # sparse, or one that stands for another
@@ -202,14 +204,13 @@ class _TorchDoor:
         made = torch_dtypes()[0].get(array.dtype)
         if made is None:
             raise TensorDtypeError(f"{array.dtype} is not one of infiniop's dtypes", got=str(array.dtype))
-        if array.device.type == "meta" or array.is_neg() or array.is_conj():
-            raise BadParamError(
-                f"a torch tensor without memory of its own values ({array.device}): call .clone() first"
-            )
+        if array.device.type == "meta":
+            raise BadParamError(f"a torch tensor without memory ({array.device})")
         return Signature.of(tuple(array.shape), array.stride(), made, Device(array.device))
 
     def short_key(self, array: Any, output: bool) -> tuple:
-        return array.shape, array.stride(), array.dtype, array.device, array.data_ptr() % array.itemsize
+        misaligned = array.data_ptr() % array.itemsize
+        return array.shape, array.stride(), array.dtype, array.device, misaligned, array.is_neg() or array.is_conj()
 
     def new(self, sig: Signature, like: Any) -> tuple[Any, Any]:
         torch = sys.modules["torch"]

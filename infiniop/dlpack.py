@@ -150,6 +150,8 @@ def borrow(source: Any) -> Tensor:
     """A tensor over the memory of anything that has `__dlpack__`."""
     if not hasattr(source, "__dlpack__") or not hasattr(source, "__dlpack_device__"):
         raise TypeError(f"{type(source).__name__} has no __dlpack__")
+    if getattr(source, "is_neg", bool)():  # of torch: a negation put off, which its export passes over
+        raise BufferError("memory whose negation is put off cannot be lent: call .resolve_neg()")
     kind, index = source.__dlpack_device__()
     if int(kind) not in _NAMES:
         raise BufferError(f"DLPack device type {int(kind)} is not known here")

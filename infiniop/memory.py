@@ -105,6 +105,8 @@ class Storage:
             self._allocate(nbytes)
 
     def _allocate(self, size: int) -> None:
+        if size >> 64:
+            raise InternalError(f"{self.device}: cannot allocate {size:,} bytes: no address is so long")
         previous = enter(self.device)
         room = _current.pointer
         room[0] = NULL

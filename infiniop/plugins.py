@@ -77,24 +77,27 @@ manager = _Manager("infiniop")
 manager.add_hookspecs(_Specification)
 
 _lock = threading.RLock()
-_discovered = False
+_begun = _done = False
 
 
 def discover() -> None:
-    """Register the backends of all plugins; once per process."""
-    global _discovered
-    if _discovered:
+    """Register the backends of all plugins; once per process. Other threads wait meanwhile."""
+    global _begun, _done
+    if _done:
         return
     with _lock:
-        if _discovered:
+        if _begun:  # a plugin calls back into infiniop: it sees what is there so far
             return
-        _discovered = True  # a plugin may call back into infiniop: it then sees what is there so far
-        for name, module, origin in [*_built_in(), *_installed()]:
-            _load(name, module, origin)
-        if os.environ.get("INFINIOP_VERIFY"):
-            from . import verify
+        _begun = True
+        try:
+            for name, module, origin in [*_built_in(), *_installed()]:
+                _load(name, module, origin)
+            if os.environ.get("INFINIOP_VERIFY"):
+                from . import verify
 
-            verify.set_judge()
+                verify.set_judge()
+        finally:
+            _done = True
 
 
 def register(plugin: object, name: str | None = None) -> None:

@@ -13,7 +13,10 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from . import streams
+from ._call import element_type
 from ._library import callback, ffi, lib
 from .device import Device
 from .errors import InfiniopError, check
@@ -180,10 +183,7 @@ def _scalar(attr: Attr, value: Any) -> Any:
 
 def _host_array(attr: Attr, pointer: Any, count: int) -> Any:
     """A read-only NumPy array over host memory."""
-    import numpy as np
-
-    kinds = {"float": np.float32, "double": np.float64, "int": np.int32, "size_t": np.uintp}
-    kind = np.dtype(kinds.get(attr.ctype) or attr.ctype.removesuffix("_t"))
+    kind = element_type(attr)
     if pointer == NULL or count == 0:
         return np.empty(0, kind)
     made = np.frombuffer(ffi.buffer(pointer, count * kind.itemsize), kind)

@@ -48,6 +48,16 @@ class Lane:
             return self.graph.workspace(self.device, size)
         return self._grown(0 if self.device.is_cpu else address_of(handle), handle, size)
 
+    def keep(self, handle: Any, *objects: Any) -> None:
+        """What work on the stream uses stays until that is done; in a capture, as long as the graph."""
+        if self.graph is not None:
+            self.graph.keep(*objects)
+        elif not self.device.is_cpu:
+            for one in objects:
+                used_on = getattr(getattr(one, "_owner", one), "used_on", None)
+                if used_on is not None:
+                    used_on(handle)
+
     def reserve(self, size: int) -> None:
         """Plain calls find this much scratch memory, also when it is a capture or a nested call that says so."""
         self.reserved = max(self.reserved, size)
@@ -124,6 +134,7 @@ class Stream:
         """Work given from now on waits for the event."""
         with current(self.device):
             check(lib.infinirtStreamWaitEvent(self.handle, event.handle))
+        _kept_by_graph(self.device, event)
 
     def __enter__(self) -> Stream:
         lane = lane_of(self.device)
@@ -142,6 +153,13 @@ class Stream:
         return f"infiniop.Stream({str(self.device)!r})"
 
 
+def _kept_by_graph(device: Device, event: Event) -> None:
+    """An event lives as long as a graph that is being captured, and may name it."""
+    graph = lane_of(device).graph
+    if graph is not None:
+        graph.keep(event)
+
+
 class Event:
     """A point in a stream."""
 
@@ -156,6 +174,7 @@ class Event:
     def record(self, stream: StreamLike = None) -> Event:
         with current(self.device):
             check(lib.infinirtEventRecord(self.handle, handle_of(stream, self.device)))
+        _kept_by_graph(self.device, self)
         return self
 
     def synchronize(self) -> None:
@@ -265,6 +284,7 @@ def capture(stream: Stream | None = None, *, device: DeviceLike = None) -> Itera
     lane = lane_of(stream.device)
     graph = Graph(stream.device)
     graph.keep(stream)
+    outer = lane.graph  # of a capture around this one, on another stream
     room = ffi.new("infinirtGraph_t *")
     with stream, current(stream.device), _nothing_collected():
         check(lib.infinirtStreamBeginCapture(stream.handle, lib.INFINIRT_STREAM_CAPTURE_MODE_THREAD_LOCAL), "capture")
@@ -272,10 +292,10 @@ def capture(stream: Stream | None = None, *, device: DeviceLike = None) -> Itera
         try:
             yield graph
         except BaseException:
-            lane.record(None)
+            lane.record(outer)
             if lib.infinirtStreamEndCapture(stream.handle, room) == 0 and room[0] != NULL:
                 lib.infinirtGraphDestroy(room[0])
             raise
-        lane.record(None)
+        lane.record(outer)
         check(lib.infinirtStreamEndCapture(stream.handle, room), "capture")
         graph._finish(room[0])

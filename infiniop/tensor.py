@@ -85,7 +85,8 @@ class Tensor:
     def __init__(self, data: Any, *, dtype: object = None, device: DeviceLike = None):
         """A new tensor that holds a copy of `data` (anything NumPy takes)."""
         made = asarray(data, dtype=dtype, device=device)
-        copied = made.copy() if made._owner is not None and not isinstance(made._owner, Storage) else made
+        is_new = made is not data and isinstance(made._owner, Storage)
+        copied = made if is_new else made.copy()
         self._ptr, self._sig, self._owner = copied._ptr, copied._sig, copied._owner
 
     @classmethod
@@ -182,6 +183,8 @@ class Tensor:
 
     def as_strided(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Tensor:
         """Any view that stays within what this tensor reaches; offset and strides in elements."""
+        if any(n < 0 for n in shape):
+            raise TensorShapeError(argument="shape", expected="extents of 0 or more", got=str(list(shape)))
         low, high = extent(shape, strides)
         first, last = extent(self.shape, self.strides)
         if low + offset < first or high + offset > last:
@@ -329,8 +332,7 @@ class Tensor:
             return self._copy_between(other)
         lane = lane_of(self.device)
         if self.is_contiguous() and other.is_contiguous():
-            if lane.graph is not None:
-                lane.graph.keep(self, other)
+            lane.keep(lane.handle, self, other)
             memory.copy(self._ptr, other._ptr, self.nbytes, self.device, other.device, lane.handle)
         else:
             from .ops import rearrange  # type: ignore[attr-defined]  # generated at build

@@ -241,7 +241,8 @@ def _fast_path(operator: Operator) -> str:
         ),
         _branch(
             operator, "elif kind is arrays.torch_tensor:", "_torch",
-            "{0}.shape, {0}.stride(), {0}.dtype, {0}.device, {0}.data_ptr() % {0}.itemsize",
+            "{0}.shape, {0}.stride(), {0}.dtype, {0}.device, {0}.data_ptr() % {0}.itemsize, "
+            "{0}.is_neg() or {0}.is_conj()",
             "cast(CHAR_POINTER, {0}.data_ptr())", "KeyError, AttributeError, TypeError",
         ),
     ]  # fmt: skip

@@ -136,6 +136,26 @@ def test_read_only_outputs_and_foreign_things_are_refused() -> None:
         ops.add(torch.zeros(5, 8, device="meta"), torch.zeros(5, 8, device="meta"))
 
 
+def test_what_torch_has_put_off_is_refused() -> None:
+    """The memory of a lazily negated or conjugated tensor does not hold its values, whatever was called before."""
+    waves = torch.randn(8, dtype=torch.complex64)
+    plain, lazy, out = torch.randn(16)[::2], waves.conj().imag, torch.empty(8)
+    assert lazy.is_neg() and lazy.stride() == plain.stride()
+    for _ in range(2):
+        ops.add(plain, plain, out=out)
+        ops.gemm(plain[:, None], plain[None], out=torch.empty(8, 8))
+        ops.rearrange(waves, out=waves.clone())
+    for x in (lazy, waves.conj()):
+        with pytest.raises(errors.BadParamError, match="put off"):
+            ops.rearrange(x, out=torch.empty(8, dtype=x.dtype))
+        with pytest.raises(BufferError):
+            infiniop.asarray(x)
+    with pytest.raises(errors.BadParamError, match="put off"):
+        ops.add(lazy, lazy, out=out)
+    with pytest.raises(errors.BadParamError, match="put off"):
+        ops.gemm(lazy[:, None], lazy[None], out=torch.empty(8, 8))
+
+
 def test_arguments_that_contradict_the_schema() -> None:
     a, b = inputs()
     with pytest.raises(errors.TensorShapeError) as shape:

@@ -290,3 +290,26 @@ def test_the_command_line_shows_them(installed: dict[str, str], tmp_path: Path) 
     )
     assert {row["name"] for row in json.loads(done.stdout)} > {"works", "broken", "slow"}
     assert "printed by Python" in done.stderr and "written by C" in done.stderr
+
+
+def test_other_threads_wait_for_discovery(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import time, infiniop\n"
+        "def infiniop_register_backends():\n"
+        "    time.sleep(1)\n"
+        "    return [infiniop.PythonBackend('slow', device='pond', runtime=infiniop.PythonRuntime(), kernels={})]\n"
+    )
+    code = (
+        "import threading, time, infiniop\n"
+        "from infiniop import plugins\n"
+        "load = lambda: __import__('slow')\n"
+        "plugins._installed = lambda: [('slow', load, 'here')]\n"
+        "first = threading.Thread(target=plugins.discover)\n"
+        "first.start()\n"
+        "time.sleep(0.3)\n"
+        "print(infiniop.Device('pond'))\n"
+        "first.join()\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == "pond:0", ran.stderr

@@ -9,6 +9,8 @@ import pytest
 
 import infiniop
 from infiniop import errors, ops
+from infiniop._library import lib
+from infiniop.errors import check
 
 
 def test_a_captured_graph_runs_when_launched() -> None:
@@ -76,6 +78,67 @@ def test_a_failure_while_capturing_ends_the_capture() -> None:
     assert ops.add(a, a, out=infiniop.asarray(np.ones(4, np.float32))).tolist() == [0, 0, 0, 0]
     with pytest.raises(errors.BadParamError, match="being captured"), infiniop.capture() as graph:
         graph.launch()
+
+
+def test_captures_nest() -> None:
+    a = infiniop.asarray(np.full(4, 3, np.float32))
+    with infiniop.capture() as outer:
+        with infiniop.capture() as inner:
+            ops.add(a, a, out=a)
+        with pytest.raises(RuntimeError), infiniop.capture():
+            raise RuntimeError("enough")
+        result = ops.add(ops.mul(a, a), a)
+    inner.launch()
+    others = [infiniop.zeros(4) for _ in range(100)]
+    outer.launch()
+    assert result.tolist() == [42] * 4 and not any(other.numpy().any() for other in others)
+
+
+def test_a_graph_keeps_the_events_that_it_records() -> None:
+    with infiniop.capture() as graph:
+        event = infiniop.Event().record()
+        infiniop.current_stream().wait(event)
+    address = event.handle
+    del event
+    gc.collect()
+    graph.launch()
+    check(lib.infinirtEventDestroy(address))  # behind the graph's back
+    with pytest.raises(errors.BadParamError, match="nobody destroyed"):
+        graph.launch()
+
+
+def test_memory_lives_until_the_stream_that_uses_it_has_passed() -> None:
+    done: list[tuple[str, int]] = []
+
+    class Runtime(infiniop.PythonRuntime):
+        def stream_synchronize(self, device_id: int, stream: int) -> None:
+            done.append(("synchronize", stream))
+
+        def free(self, device_id: int, address: int) -> None:
+            done.append(("free", address))
+            super().free(device_id, address)
+
+    kernels = {"add": lambda c, a, b: None}
+    infiniop.PythonBackend("brook", device="brook", runtime=Runtime(), kernels=kernels).register()
+    stream = infiniop.Stream("brook")
+    number = int(infiniop._library.ffi.cast("uintptr_t", stream.handle))
+
+    def freed_after(use) -> None:
+        tensor, other = (infiniop.empty((4,), device="brook") for _ in range(2))
+        use(tensor, other)
+        address = tensor.data_ptr
+        done.clear()
+        del tensor
+        gc.collect()
+        assert ("synchronize", number) in done[: done.index(("free", address))]
+
+    def copies(tensor, other) -> None:
+        with stream:
+            other.copy_(tensor)
+
+    freed_after(lambda tensor, other: ops.add(tensor, tensor, out=other, stream=stream))
+    freed_after(lambda tensor, other: infiniop.descriptor("add", a=tensor, b=tensor, c=other).calculate(stream=stream))
+    freed_after(copies)
 
 
 def test_streams_nest_and_are_given() -> None:

@@ -213,3 +213,17 @@ def test_large_memory_is_in_huge_pages() -> None:
     bounds = [[int(bound, 16) for bound in m.split(" ", 1)[0].split("-")] for m in mappings]
     (mapping,) = [m for m, (low, high) in zip(mappings, bounds, strict=True) if low <= address < high]
     assert " hg" in re.search(r"^VmFlags:(.*)$", mapping, re.MULTILINE)[1]
+
+
+def test_a_tensor_of_a_tensor_is_a_copy() -> None:
+    source = infiniop.zeros(4)
+    for copied in (Tensor(source), Tensor(source[1:3]), Tensor(source, dtype="float64")):
+        copied.copy_(np.ones(copied.shape, copied.dtype.numpy))
+        assert source.tolist() == [0] * 4
+
+
+def test_shapes_that_cannot_be() -> None:
+    with pytest.raises(errors.TensorShapeError, match="0 or more"):
+        infiniop.zeros(4).as_strided((-1,), (1,))
+    with pytest.raises(errors.InternalError, match="cannot allocate"):
+        infiniop.empty((1 << 40, 1 << 40))

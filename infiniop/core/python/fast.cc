@@ -9,6 +9,7 @@ namespace {
 
 constexpr Py_ssize_t kMaxTensors = 10, kMaxWords = 256;
 constexpr int kNumpyAligned = 0x0100, kNumpyWriteable = 0x0400;
+constexpr uint8_t kDLFloat = 2, kDLComplex = 5;
 
 // The public layout of NumPy's arrays, the same in NumPy 1 and 2.
 struct NumpyArray {
@@ -92,14 +93,27 @@ bool add_numpy(PyObject *object, Key &key, void **pointer) {
                    reinterpret_cast<const int64_t *>(array->shape), reinterpret_cast<const int64_t *>(array->strides));
 }
 
+// Whether torch may have put off a conjugation or a negation, which the memory does not show: that is so of complex
+// numbers and of views of their parts, which have no odd stride.
+bool may_be_put_off(const DLTensor &view) {
+    if (view.code == kDLComplex) {
+        return true;
+    }
+    bool odd = false;
+    for (int32_t i = 0; i < view.ndim; i++) {
+        odd |= view.shape[i] > 1 && view.strides[i] % 2 != 0;
+    }
+    return view.code == kDLFloat && !odd;
+}
+
 bool add_torch(PyObject *array, Key &key, void **pointer) {
     DLTensor view;
-    if (torch_borrow(array, &view) != 0) {
-        return false;
+    if (torch_borrow(array, &view) != 0 || may_be_put_off(view)) {
+        return false; // the general path says what is wrong, if anything is
     }
     *pointer = view.data == nullptr ? nullptr : view.data + view.byte_offset;
     if (view.bits < 8 || reinterpret_cast<uintptr_t>(*pointer) % (view.bits / 8) != 0) {
-        return false; // the general path says what is wrong, if anything is
+        return false;
     }
     const int64_t dtype = view.code | view.bits << 8 | static_cast<int64_t>(view.lanes) << 16;
     return key.put(4 | view.device_type << 8, dtype << 32 | static_cast<uint32_t>(view.device_id), view.ndim,

@@ -115,6 +115,15 @@ infiniStatus_t event_create(const char *op, infinirtEvent_t *event_ptr, uint32_t
     return status;
 }
 
+// A graph may outlive the events that it names: its launch then fails.
+template <class Node> auto while_it_lives(const char *op, infinirtEvent_t event, Node node) {
+    return [=](infinirtStream_t where) {
+        Device known;
+        const infiniStatus_t status = event_device(op, "event", event, &known);
+        return status == INFINI_STATUS_SUCCESS ? node(where) : status;
+    };
+}
+
 // Between backends there is no common order on a device: the host waits.
 infiniStatus_t wait_for_event(const Device &device, const Device &of_event, infinirtStream_t stream,
                               infinirtEvent_t event) {
@@ -209,7 +218,7 @@ infiniStatus_t infinirtStreamWaitEvent(infinirtStream_t stream, infinirtEvent_t 
         }
         join_capture(stream, event, device);
         const auto node = [=](infinirtStream_t where) { return wait_for_event(device, of_event, where, event); };
-        return is_capturing(stream) ? capture(op, stream, node) : node(stream);
+        return is_capturing(stream) ? capture(op, stream, while_it_lives(op, event, node)) : node(stream);
     });
 }
 
@@ -245,7 +254,7 @@ infiniStatus_t infinirtEventRecord(infinirtEvent_t event, infinirtStream_t strea
             return node(stream);
         }
         captured_event(stream, event);
-        return capture(op, stream, node);
+        return capture(op, stream, while_it_lives(op, event, node));
     });
 }
 
