@@ -145,6 +145,26 @@ template <class T, class Op> __device__ __forceinline__ T block_reduce(T value, 
 
 // ---- indices --------------------------------------------------------------------------------------------------
 
+// n / divisor for 0 <= n < 2^31, by a product: the divisor is known on the host (1 stands for smaller ones).
+struct Divisor {
+    uint32_t reciprocal;
+    int shift;
+
+    Divisor() = default;
+    explicit Divisor(int divisor) : shift(31) {
+        const uint64_t by = divisor > 1 ? uint64_t(divisor) : 1;
+        while (by > uint64_t(1) << (shift - 31)) {
+            shift++;
+        }
+        reciprocal =
+            uint32_t(((uint64_t(1) << shift) + by - 1) / by); // too large by less than 1: n of these are below 1
+    }
+
+    friend __device__ __forceinline__ int operator/(int n, const Divisor &by) {
+        return int(uint64_t(uint32_t(n)) * by.reciprocal >> by.shift);
+    }
+};
+
 __device__ __forceinline__ int64_t global_thread() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ int64_t grid_threads() { return int64_t(gridDim.x) * blockDim.x; }
 

@@ -31,7 +31,7 @@ def check(name: str, tensors: dict, attrs: dict, backend: str) -> None:
     lengths=st.lists(st.integers(0, 900), min_size=1, max_size=3),
     heads=st.sampled_from([(1, 1), (8, 1), (20, 1), (6, 2), (4, 4)]),
     sizes=st.sampled_from([(64, None), (128, None), (80, None), (40, 24), (36, None), (8, 264)]),
-    block_size=st.sampled_from([1, 5, 16, 64]),
+    block_size=st.integers(1, 70),
     dtype=st.sampled_from(FLOATS),
     slopes=st.booleans(),
     seed=st.integers(0, 100),
@@ -82,11 +82,25 @@ def on(device: str, array: np.ndarray | None) -> infiniop.Tensor | None:
     return None if array is None else infiniop.from_numpy(array).to(device)
 
 
+@pytest.mark.parametrize("scale", [-0.125, 0.0])
+def test_a_scale_that_does_not_keep_the_order_of_products(nvidia: str, scale: float) -> None:
+    rng = np.random.default_rng(4)
+    tensors = decode._arguments(rng, BF16, [300, 20], 4, 2, 64, 16)
+    check("paged_attention", tensors, {"scale": scale}, nvidia)
+    tensors = prefill._arguments(rng, BF16, [70, 40], [70, 90], 4, 2, 64, 16)
+    check("paged_attention_prefill", tensors, {"scale": scale}, nvidia)
+
+
 @pytest.mark.parametrize("dtype", [BF16, F32], ids=lambda d: d.name)
 @pytest.mark.parametrize("entry", [0, 20, 39])
-def test_a_bad_entry_in_any_share_skips_the_sequence(nvidia: str, dtype: DType, entry: int) -> None:
+@pytest.mark.parametrize(("kind", "value"), [("i4", None), ("i4", -1), ("u4", None), ("i8", -1), ("i8", 1 << 32)])
+def test_a_bad_entry_in_any_share_skips_the_sequence(
+    nvidia: str, dtype: DType, entry: int, kind: str, value: int | None
+) -> None:
     tensors = decode._arguments(np.random.default_rng(1), dtype, [640, 640], 2, 1, 64, 16)
-    tensors["block_tables"][1, entry] = len(tensors["k_cache"])
+    for name in ("block_tables", "seq_lens"):
+        tensors[name] = tensors[name].astype(kind)
+    tensors["block_tables"][1, entry] = len(tensors["k_cache"]) if value is None else value
     before = np.array(tensors["out"])
     q, k, v, tables, lengths = (
         on(nvidia, np.ascontiguousarray(tensors[n])) for n in ("q", "k_cache", "v_cache", "block_tables", "seq_lens")

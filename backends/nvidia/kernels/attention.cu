@@ -51,7 +51,6 @@ struct State {
         p.kv_heads = int(call.dim(T::k, 0));
         p.group = int(call.dim(T::q, 0)) / p.kv_heads;
         p.d = p.dv = int(call.dim(T::q, 2));
-        p.nblocks = 1;
         p.block_size = most_dense_keys;
         p.scale = 1.0f / std::sqrt(float(p.d));
         p.causal = true;

@@ -27,13 +27,14 @@ struct AttentionParams {
     float *partial;      // of splits: sums [rows][splits][dv], then maximum and total weight [rows][splits][2]
     HeadStrides q_at, out_at;
     CacheStrides k_at, v_at;
-    int64_t table_row, length_stride, nblocks;
-    int sequences, kv_heads, group, d, dv;
-    int tokens;                  // queries of each sequence; with starts, of all together
-    int keys;                    // most of a sequence
-    int block_size, block_shift; // block_shift: -1 where block_size is no power of two
-    int row_tiles;               // of a sequence; with starts, of all together
-    int splits, slices;          // of the keys; of dv
+    int64_t table_row, length_stride;
+    int sequences, nblocks, kv_heads, group, d, dv;
+    int tokens; // queries of each sequence; with starts, of all together
+    int keys;   // most of a sequence
+    int block_size;
+    Divisor by_block, by_group; // block_size, group
+    int row_tiles;              // of a sequence; with starts, of all together
+    int splits, slices;         // of the keys; of dv
     float scale, epsilon;
     Index table_kind, length_kind;
     bool causal;  // the last query sees every key, the one before it all but one …
@@ -52,6 +53,7 @@ struct Sequence {
     int index, start, tokens, length;
     bool valid; // its values make sense
 
+    Sequence() = default;
     __device__ Sequence(const AttentionParams &p, int n) : index(n), start(0), tokens(p.tokens), length(p.keys) {
         const int64_t count = p.lengths ? load_index(p.lengths, n * p.length_stride, p.length_kind) : p.keys;
         valid = count <= p.keys && (p.tables || count >= 0);
@@ -70,30 +72,57 @@ struct Sequence {
     }
 };
 
-// Offset of key t of a sequence, in elements; -1 where the table's entry is no block.
-struct KeyRow {
-    int64_t block;
-    int row;
+// The blocks of a sequence, in order.
+struct BlockTable {
+    const char *entries; // nullptr: there is one, whose number is the sequence's
+    int bytes;           // of an entry
+    int sequence;
 
-    __device__ KeyRow(const AttentionParams &p, int sequence, int t) {
-        const int i = p.block_shift >= 0 ? t >> p.block_shift : t / p.block_size;
-        row = t - i * p.block_size;
-        block = p.tables ? load_index(p.tables, sequence * p.table_row + i, p.table_kind) : sequence;
-        if (block < 0 || block >= p.nblocks) {
-            block = -1;
+    __device__ BlockTable(const AttentionParams &p, int sequence)
+        : entries(static_cast<const char *>(p.tables)), bytes(p.table_kind == Index::i64 ? 8 : 4), sequence(sequence) {
+        if (entries) {
+            entries += sequence * p.table_row * bytes;
         }
     }
 
-    __device__ int64_t offset(const CacheStrides &at) const { return block * at.block + row * at.row; }
+    // Block i, which the entry is known to name: its lower half does.
+    __device__ __forceinline__ int block(int i) const {
+        return entries ? *reinterpret_cast<const int *>(entries + int64_t(i) * bytes) : sequence;
+    }
+
+    // Block i; -1 where the entry is none.
+    __device__ __forceinline__ int checked_block(const AttentionParams &p, int i) const {
+        if (!entries) {
+            return sequence;
+        }
+        const uint32_t *entry = reinterpret_cast<const uint32_t *>(entries + int64_t(i) * bytes);
+        return *entry < uint32_t(p.nblocks) && (bytes == 4 || entry[1] == 0) ? int(*entry) : -1;
+    }
+};
+
+// Where key t of a sequence lies.
+struct KeyRow {
+    int block = 0, row = 0; // block: -1 where it has been checked and is none
+
+    KeyRow() = default;
+    __device__ __forceinline__ KeyRow(const AttentionParams &p, const BlockTable &table, int t, bool checked = false) {
+        const int i = t / p.by_block;
+        row = t - i * p.block_size;
+        block = checked ? table.checked_block(p, i) : table.block(i);
+    }
+
+    __device__ __forceinline__ int64_t offset(const CacheStrides &at) const { // elements; neither is negative
+        return int64_t(uint32_t(block) * uint64_t(at.block) + uint32_t(row) * uint64_t(at.row));
+    }
 };
 
 // Whether a used entry of a sequence's table, of the threads of a block or warp, is no block.
 __device__ __forceinline__ bool bad_table(const AttentionParams &p, const Sequence &s, int thread, int threads) {
+    const BlockTable table(p, s.index);
+    const int used = p.tables ? (s.length + p.block_size - 1) / p.by_block : 0;
     bool bad = false;
-    if (p.tables) {
-        for (int64_t t = int64_t(thread) * p.block_size; t < s.length; t += int64_t(threads) * p.block_size) {
-            bad = bad || KeyRow(p, s.index, int(t)).block < 0;
-        }
+    for (int i = thread; i < used; i += threads) {
+        bad = bad || table.checked_block(p, i) < 0;
     }
     return bad;
 }
@@ -139,7 +168,7 @@ struct Split {
 template <class T>
 __device__ T *row_of(T *base, const AttentionParams &p, const HeadStrides &at, const Sequence &s, int kv_head,
                      int row) {
-    const int token = row / p.group, head = kv_head * p.group + row - token * p.group;
+    const int token = row / p.by_group, head = kv_head * p.group + row - token * p.group;
     return base + s.index * at.sequence + int64_t(s.start + token) * at.token + head * at.head;
 }
 

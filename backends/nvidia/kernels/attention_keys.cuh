@@ -50,12 +50,13 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
     const SplitBlock block(p, blockIdx.x);
     const Sequence s(p, block.sequence);
     const int rows = s.tokens * p.group, first_row = block.tile * 16, slice = block.slice * S::DV;
-    const int limit = min(s.visible(p, (min(first_row + 16, rows) - 1) / p.group), s.length);
+    const int limit = min(s.visible(p, (min(first_row + 16, rows) - 1) / p.by_group), s.length);
     const Split split(p, limit);
     if (!s.valid || block.split >= max(split.active, 1) || (limit <= 0 && !p.zeros)) {
         return;
     }
     T *const ring = q + 16 * S::pitch + warp * (S::warp_bytes / 2);
+    const BlockTable table(p, s.index);
     const T *k_head = static_cast<const T *>(p.k) + block.kv_head * p.k_at.head;
     const T *v_head = static_cast<const T *>(p.v) + block.kv_head * p.v_at.head + slice;
     const int v_size = min(p.dv - slice, S::DV);
@@ -73,65 +74,60 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
     }
     copy_async_commit();
 
-    // Four lanes load a key's row, 64 bytes at a time; a lane has the rows lane / 4 and lane / 4 + 8 of a step.
+    // Four lanes load a key's row, 64 bytes at a time; a lane has the rows lane / 4 and lane / 4 + 8 of a step. Where
+    // they lie has been read from the table one step before.
     const int end = min(split.steps, (block.split + 1) * split.share);
     int step = block.split * split.share + warp;
     bool met_bad = false;
+    KeyRow next[2];
+    const auto find = [&](int at) {
+        if (at < end) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                next[half] = KeyRow(p, table, min(at * 16 + 8 * half + lane / 4, limit - 1), true);
+            }
+        }
+    };
     const auto load = [&](int at, int stage) {
         if (at < end) {
             T *const keys = ring + stage * S::stage, *const values = keys + 16 * S::pitch;
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const int row = lane / 4 + 8 * half, t = at * 16 + row;
-                bool valid = t < limit;
-                int64_t k_offset = 0, v_offset = 0;
-                if (valid) {
-                    const KeyRow key(p, s.index, t);
-                    valid = key.block >= 0;
-                    met_bad = met_bad || !valid;
-                    k_offset = key.offset(p.k_at);
-                    v_offset = key.offset(p.v_at);
-                }
-                const T *k_row = valid ? k_head + k_offset : k_head, *v_row = valid ? v_head + v_offset : v_head;
+                const int row = lane / 4 + 8 * half;
+                const bool good = next[half].block >= 0, valid = good && at * 16 + row < limit;
+                met_bad = met_bad || !good;
+                const T *k_row = k_head + next[half].offset(p.k_at), *v_row = v_head + next[half].offset(p.v_at);
 #pragma unroll
                 for (int i = 0; i < (S::D / 8 + 3) / 4; i++) {
                     const int column = (i * 4 + lane % 4) * 8;
                     if (S::D % 32 == 0 || column < S::D) {
-                        const bool inside = valid && column < p.d;
-                        copy_async_16(keys + row * S::pitch + column, inside ? k_row + column : k_row, inside);
+                        copy_async_16(keys + row * S::pitch + column, k_row + column, valid && column < p.d);
                     }
                 }
 #pragma unroll
                 for (int i = 0; i < (S::DV / 8 + 3) / 4; i++) {
                     const int column = (i * 4 + lane % 4) * 8;
                     if (S::DV % 32 == 0 || column < S::DV) {
-                        const bool inside = valid && column < v_size;
-                        copy_async_16(values + row * S::v_pitch + column, inside ? v_row + column : v_row, inside);
+                        copy_async_16(values + row * S::v_pitch + column, v_row + column, valid && column < v_size);
                     }
                 }
             }
         }
         copy_async_commit();
+        find(at + warps);
     };
+    find(step);
 #pragma unroll
     for (int i = 0; i < S::stages - 1; i++) {
         load(step + i * warps, i);
     }
 
-    constexpr float log2e = 1.4426950408889634f;
     OnlineRow online[2];
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = min(first_row + half * 8 + lane / 4, rows - 1), token = row / p.group;
-        online[half].visible = s.visible(p, token);
-        if (p.slopes) {
-            online[half].slope = p.slopes[block.kv_head * p.group + row - token * p.group] * log2e;
-        }
-    }
     float sums[1][S::DV / 8][4] = {};
     copy_async_wait<S::stages - 1>();
     __syncthreads(); // the queries are here, for all warps
-    const float scale = p.scale * log2e;
+    const Scores form(p, s, block.kv_head);
+    const int certain = s.visible(p, first_row / p.by_group); // keys that every row sees
     for (int stage = 0; step < end; step += warps) {
         copy_async_wait<S::stages - 2>();
         __syncwarp();
@@ -141,14 +137,23 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
         multiply_keys<T, S>(scores, q, keys);
 #pragma unroll
         for (int half = 0; half < 2; half++) {
-            const float factor = online[half].update(scores[0], 2 * half, step * 16, scale, true);
+            const int row = min(first_row + half * 8 + lane / 4, rows - 1);
+            if (!form.plain) {
+                form.add_slope(scores[0], 2 * half, step * 16, row);
+            }
+            if (step * 16 + 16 > certain) {
+                form.hide(scores[0], 2 * half, step * 16, row);
+            }
+            const float factor = online[half].update(scores[0], 2 * half, form.factor);
 #pragma unroll
             for (int c = 0; c < S::DV / 8; c++) {
                 sums[0][c][2 * half] *= factor;
                 sums[0][c][2 * half + 1] *= factor;
             }
         }
-        add_values<T, 1, 16, S::DV, S::v_pitch>(sums, scores, values);
+        uint32_t weights[1][1][4];
+        pack_weights<T, 1, 16>(weights, scores);
+        add_values<T, 1, 16, S::DV, S::v_pitch>(sums, weights, values);
         __syncwarp(); // before the next load overwrites this stage
         stage = stage + 1 == S::stages ? 0 : stage + 1;
     }
@@ -198,7 +203,7 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
                 weights[0] = bad ? poison : top;
                 weights[1] = total;
             }
-        } else if (!bad && (p.zeros || s.visible(p, (first_row + row) / p.group) > 0)) {
+        } else if (!bad && (p.zeros || s.visible(p, (first_row + row) / p.by_group) > 0)) {
             T *to = row_of(static_cast<T *>(p.out), p, p.out_at, s, block.kv_head, first_row + row);
             to[(slice + column) * p.out_at.last] = from_float<T>(total > 0.0f ? sum / (total + p.epsilon) : 0.0f);
         }
@@ -209,38 +214,64 @@ __device__ __forceinline__ float split_factor(const AttentionParams &p, float di
     return p.natural ? expf(difference) : exp2_fast(difference);
 }
 
-// What the splits of a row make together. Grid: rows of all sequences and heads; threads share the columns.
-template <class T> __global__ void attend_combine(const AttentionParams p) {
+constexpr int combine_warps = 8, combine_columns = 128;
+
+// What the splits of a row make together. Grid: rows of all sequences and heads. The warps share the splits, the lanes
+// the columns.
+template <class T> __global__ void __launch_bounds__(32 * combine_warps) attend_combine(const AttentionParams p) {
+    __shared__ float warp_sums[combine_warps][combine_columns], warp_total[combine_warps];
+    const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int64_t row = blockIdx.x;
     const int per_head = p.tokens * p.group, local = int(row % per_head), head = int(row / per_head % p.kv_heads);
     const Sequence s(p, int(row / per_head / p.kv_heads));
     const int last = min(local / 16 * 16 + 16, per_head) - 1;
-    const Split split(p, min(s.visible(p, last / p.group), s.length));
-    if (!s.valid || split.active <= 1 || (!p.zeros && s.visible(p, local / p.group) <= 0)) {
+    const Split split(p, min(s.visible(p, last / p.by_group), s.length));
+    if (!s.valid || split.active <= 1 || (!p.zeros && s.visible(p, local / p.by_group) <= 0)) {
         return;
     }
-    float top = -INFINITY, total = 0.0f;
-    bool bad = false;
-    for (int i = 0; i < split.active; i++) {
-        const float of_split = partial_weights(p, row, i)[0];
-        bad = bad || of_split != of_split;
-        top = fmaxf(top, of_split);
+    float top = -INFINITY;
+    for (int i = thread; i < split.active; i += 32 * combine_warps) {
+        top = Max()(top, partial_weights(p, row, i)[0]);
     }
-    if (bad) {
-        return;
+    top = block_reduce(top, Max(), -INFINITY);
+    if (top != top) {
+        return; // a table's entry is no block
     }
     const float base = top == -INFINITY ? 0.0f : top;
-    for (int i = 0; i < split.active; i++) {
-        const float *weights = partial_weights(p, row, i);
-        total += weights[1] * split_factor(p, weights[0] - base);
-    }
     T *to = row_of(static_cast<T *>(p.out), p, p.out_at, s, head, local);
-    for (int column = threadIdx.x; column < p.dv; column += blockDim.x) {
-        float sum = 0.0f;
-        for (int i = 0; i < split.active; i++) {
-            sum += partial_sums(p, row, i)[column] * split_factor(p, partial_weights(p, row, i)[0] - base);
+    for (int first = 0; first < p.dv; first += combine_columns) {
+        float sums[combine_columns / 32] = {}, total = 0.0f;
+#pragma unroll 4
+        for (int i = warp; i < split.active; i += combine_warps) {
+            const float *weights = partial_weights(p, row, i), *from = partial_sums(p, row, i) + first + lane;
+            const float factor = split_factor(p, weights[0] - base);
+            total += weights[1] * factor;
+#pragma unroll
+            for (int c = 0; c < combine_columns / 32; c++) {
+                if (first + lane + 32 * c < p.dv) {
+                    sums[c] += from[32 * c] * factor;
+                }
+            }
         }
-        to[column * p.out_at.last] = from_float<T>(total > 0.0f ? sum / (total + p.epsilon) : 0.0f);
+        if (lane == 0) {
+            warp_total[warp] = total;
+        }
+#pragma unroll
+        for (int c = 0; c < combine_columns / 32; c++) {
+            warp_sums[warp][lane + 32 * c] = sums[c];
+        }
+        __syncthreads();
+        if (thread < combine_columns && first + thread < p.dv) {
+            float sum = 0.0f;
+            total = 0.0f;
+#pragma unroll
+            for (int w = 0; w < combine_warps; w++) {
+                sum += warp_sums[w][thread];
+                total += warp_total[w];
+            }
+            to[(first + thread) * p.out_at.last] = from_float<T>(total > 0.0f ? sum / (total + p.epsilon) : 0.0f);
+        }
+        __syncthreads(); // before the next columns' sums
     }
 }
 

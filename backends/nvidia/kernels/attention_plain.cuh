@@ -36,7 +36,7 @@ template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) att
     if (!s.valid || first_row < 0 || first_row >= rows) {
         return;
     }
-    const int limit = min(s.visible(p, (min(first_row + S::rows, rows) - 1) / p.group), s.length);
+    const int limit = min(s.visible(p, (min(first_row + S::rows, rows) - 1) / p.by_group), s.length);
     const Split split(p, limit);
     if (block.split >= max(split.active, 1)) {
         return;
@@ -56,6 +56,7 @@ template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) att
         }
         return;
     }
+    const BlockTable table(p, s.index);
     const T *k_head = static_cast<const T *>(p.k) + block.kv_head * p.k_at.head;
     const T *v_head = static_cast<const T *>(p.v) + block.kv_head * p.v_at.head + slice * p.v_at.last;
     const int v_size = min(p.dv - slice, S::columns);
@@ -64,7 +65,7 @@ template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) att
     int visible[S::per_warp];
 #pragma unroll
     for (int r = 0; r < S::per_warp; r++) {
-        const int row = min(first_row + warp * S::per_warp + r, rows - 1), token = row / p.group;
+        const int row = min(first_row + warp * S::per_warp + r, rows - 1), token = row / p.by_group;
         top[r] = -INFINITY;
         total[r] = 0.0f;
         visible[r] = s.visible(p, token);
@@ -83,7 +84,7 @@ template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) att
             }
             for (int row = warp; row < S::keys; row += S::warps) {
                 const bool valid = first + row < end;
-                const T *at = k_head + (valid ? KeyRow(p, s.index, first + row).offset(p.k_at) : 0);
+                const T *at = k_head + (valid ? KeyRow(p, table, first + row).offset(p.k_at) : 0);
                 for (int column = lane; column < count; column += 32) {
                     cache[row * (S::part + 1) + column] = valid ? to_float(at[(from + column) * p.k_at.last]) : 0.0f;
                 }
@@ -101,7 +102,7 @@ template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) att
         __syncthreads();
         for (int row = warp; row < S::keys; row += S::warps) {
             const bool valid = first + row < end;
-            const T *at = v_head + (valid ? KeyRow(p, s.index, first + row).offset(p.v_at) : 0);
+            const T *at = v_head + (valid ? KeyRow(p, table, first + row).offset(p.v_at) : 0);
             for (int column = lane; column < v_size; column += 32) {
                 cache[row * S::columns + column] = valid ? to_float(at[column * p.v_at.last]) : 0.0f;
             }

@@ -23,7 +23,7 @@ template <class T> Status launch_plain(const AttentionParams &p, infinirtStream_
 
 template <class T> Status launch_combine(const AttentionParams &p, infinirtStream_t stream) {
     const unsigned rows = unsigned(int64_t(p.sequences) * p.kv_heads * p.tokens * p.group);
-    return nvidia::launch(attend_combine<T>, rows, 128, 0, stream, p);
+    return nvidia::launch(attend_combine<T>, rows, 32 * combine_warps, 0, stream, p);
 }
 
 } // namespace
@@ -38,10 +38,8 @@ Status AttentionPlan::choose(const Call &call, infiniDtype_t type, bool starts, 
     }
     p.tokens = int(tokens);
     p.keys = int(keys);
-    p.block_shift = -1;
-    for (int shift = 0; shift <= 30; shift++) {
-        p.block_shift = p.block_size == 1 << shift ? shift : p.block_shift;
-    }
+    p.by_block = Divisor(p.block_size);
+    p.by_group = Divisor(p.group);
     p.slices = int(ceil_div(p.dv, attention_slice));
     p.row_tiles = int(ceil_div(tokens * p.group, attention_tile));
     const bool sizes = p.d % 8 == 0 && p.dv % 8 == 0 && p.d <= most_half_head && p.dv <= 2 * attention_slice;
@@ -49,9 +47,9 @@ Status AttentionPlan::choose(const Call &call, infiniDtype_t type, bool starts, 
         dtype != INFINI_DTYPE_F32 && sizes && multiple_of_8(p.q_at) && multiple_of_8(p.k_at) && multiple_of_8(p.v_at);
     p.splits = 1;
     if (!packed && (!half || form() == AttentionForm::keys)) {
-        // Four times what the device runs at once, so that sequences of different lengths even out.
+        // Up to four times what the device runs at once, so that sequences of different lengths even out.
         const int64_t blocks = int64_t(p.sequences) * p.kv_heads * p.row_tiles * p.slices;
-        const int64_t wanted = blocks ? ceil_div(8 * int64_t(limits.multiprocessors), blocks) : 1;
+        const int64_t wanted = blocks ? 8 * int64_t(limits.multiprocessors) / blocks : 1;
         p.splits = int(std::max<int64_t>(1, std::min(wanted, ceil_div(keys, 256))));
     }
     if (p.splits > 1) {

@@ -8,6 +8,8 @@
 
 namespace infiniop::nvidia {
 
+constexpr float log2e = 1.4426950408889634f;
+
 // D: head size of the queries and keys, at most; DV: columns of the values that a block sums.
 template <int D_, int DV_, int MT_, int N_, int WARPS_> struct RowsShape {
     static constexpr int D = D_, DV = DV_, MT = MT_, N = N_, WARPS = WARPS_;
@@ -16,20 +18,24 @@ template <int D_, int DV_, int MT_, int N_, int WARPS_> struct RowsShape {
     static constexpr int shared = 2 * (rows * pitch + N * pitch + N * v_pitch);
 };
 
-// Keys first … of a sequence into shared memory, zeros beyond limit and beyond `size` columns.
-template <class T, int COLUMNS, int N>
+// Keys first … of a sequence into shared memory, zeros beyond limit (which is positive) and beyond `size` columns; the
+// table's entries are blocks. Eight lanes load a key's row, 128 bytes at a time, so that a lane finds few rows.
+template <class T, int COLUMNS, int N, int THREADS>
 __device__ __forceinline__ void load_keys(T *shared, const T *head, const CacheStrides &at, const AttentionParams &p,
-                                          int sequence, int first, int limit, int size, int thread, int threads) {
-    constexpr int pieces = COLUMNS / 8;
+                                          const BlockTable &table, int first, int limit, int size) {
+    constexpr int together = THREADS / 8; // rows
+    const int lane_row = threadIdx.x / 8, lane_column = threadIdx.x % 8 * 8;
+    T *const to = shared + lane_row * (COLUMNS + 8) + lane_column;
 #pragma unroll
-    for (int i = thread; i < N * pieces; i += threads) {
-        const int row = i / pieces, column = (i - row * pieces) * 8;
-        const bool valid = first + row < limit && column < size;
-        const T *from = head;
-        if (valid) {
-            from += KeyRow(p, sequence, first + row).offset(at) + column;
+    for (int i = 0; i < N; i += together) {
+        const int t = first + lane_row + i;
+        const T *from = head + KeyRow(p, table, min(t, limit - 1)).offset(at) + lane_column;
+#pragma unroll
+        for (int c = 0; c < COLUMNS; c += 64) {
+            if (c + 64 <= COLUMNS || c + lane_column < COLUMNS) {
+                copy_async_16(to + i * (COLUMNS + 8) + c, from + c, t < limit && c + lane_column < size);
+            }
         }
-        copy_async_16(shared + row * (COLUMNS + 8) + column, from, valid);
     }
 }
 
@@ -67,65 +73,98 @@ __device__ __forceinline__ void multiply_keys(float (&scores)[S::MT][S::N / 8][4
     }
 }
 
-// sums += weights times values; the scores' fragments of C are the weights' fragments of A.
+// Scores' fragments of C as weights' fragments of A.
+template <class T, int MT, int N>
+__device__ __forceinline__ void pack_weights(uint32_t (&weights)[MT][N / 16][4], const float (&scores)[MT][N / 8][4]) {
+#pragma unroll
+    for (int mt = 0; mt < MT; mt++) {
+#pragma unroll
+        for (int n = 0; n < N / 16; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const float (&from)[4] = scores[mt][2 * n + i / 2];
+                weights[mt][n][i] = pack2<T>(from[i % 2 * 2], from[i % 2 * 2 + 1]);
+            }
+        }
+    }
+}
+
+// sums += weights times values
 template <class T, int MT, int N, int DV, int PITCH>
-__device__ __forceinline__ void add_values(float (&sums)[MT][DV / 8][4], const float (&weights)[MT][N / 8][4],
+__device__ __forceinline__ void add_values(float (&sums)[MT][DV / 8][4], const uint32_t (&weights)[MT][N / 16][4],
                                            const T *values) {
     const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int n = 0; n < N / 16; n++) {
-        uint32_t a[MT][4];
-#pragma unroll
-        for (int mt = 0; mt < MT; mt++) {
-            const float (&low)[4] = weights[mt][2 * n], (&high)[4] = weights[mt][2 * n + 1];
-            a[mt][0] = pack2<T>(low[0], low[1]);
-            a[mt][1] = pack2<T>(low[2], low[3]);
-            a[mt][2] = pack2<T>(high[0], high[1]);
-            a[mt][3] = pack2<T>(high[2], high[3]);
-        }
 #pragma unroll
         for (int c = 0; c < DV / 16; c++) {
             uint32_t b[4];
             ldmatrix_x4_transposed(b, values + (n * 16 + lane % 16) * PITCH + c * 16 + lane / 16 * 8);
 #pragma unroll
             for (int mt = 0; mt < MT; mt++) {
-                mma16816<T>(sums[mt][2 * c], a[mt], b[0], b[1]);
-                mma16816<T>(sums[mt][2 * c + 1], a[mt], b[2], b[3]);
+                mma16816<T>(sums[mt][2 * c], weights[mt][n], b[0], b[1]);
+                mma16816<T>(sums[mt][2 * c + 1], weights[mt][n], b[2], b[3]);
             }
         }
     }
 }
 
-// The running maximum (of scores times log2 e) and total weight of one row, of which a lane sees the columns of its
-// quarter of a group of four lanes.
-struct OnlineRow {
-    float top = -INFINITY, total = 0.0f;
-    int visible = 0;    // keys
-    float slope = 0.0f; // times log2 e
+// What most launches and most keys do not need of a score, apart, so that they need not wait for it. `row` of the
+// sequence and key/value head; a lane has the keys first + 8 n + 2 t (+ 1) of its fragments' rows: the first at `i` 0,
+// the second at 2.
+struct Scores {
+    const AttentionParams &p;
+    const Sequence &s;
+    int kv_head;
+    bool plain;   // no slopes, and the largest product is the largest score
+    float factor; // of products: what makes exponents of 2
 
-    // Scores of keys first + 8 n + 2 t (+ 1) -> weights; the factor of what was summed before. `i`: 0 for the lane's
-    // first row of a fragment, 2 for its second.
-    template <int NT> __device__ float update(float (&scores)[NT][4], int i, int first, float scale, bool masked) {
-        const int column = first + threadIdx.x % 4 * 2;
-        float largest = top;
+    __device__ Scores(const AttentionParams &p, const Sequence &s, int kv_head)
+        : p(p), s(s), kv_head(kv_head), plain(!p.slopes && p.scale > 0.0f), factor(plain ? p.scale * log2e : 1.0f) {}
+
+    template <int NT>
+    __device__ __forceinline__ void add_slope(float (&scores)[NT][4], int i, int first, int row) const {
+        const int token = row / p.by_group, after = first + threadIdx.x % 4 * 2 - (s.visible(p, token) - 1);
+        const float slope = p.slopes ? p.slopes[kv_head * p.group + row - token * p.group] * log2e : 0.0f;
 #pragma unroll
         for (int n = 0; n < NT; n++) {
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                const int t = column + 8 * n + j;
-                float x = scores[n][i + j] * scale;
-                if (slope != 0.0f) {
-                    x += slope * float(t - (visible - 1));
-                }
-                if (masked && t >= visible) {
-                    x = -INFINITY;
-                }
-                scores[n][i + j] = x;
-                largest = fmaxf(largest, x);
+                scores[n][i + j] = scores[n][i + j] * (p.scale * log2e) + slope * float(after + 8 * n + j);
+            }
+        }
+    }
+
+    template <int NT> __device__ __forceinline__ void hide(float (&scores)[NT][4], int i, int first, int row) const {
+        const int left = s.visible(p, row / p.by_group) - (first + threadIdx.x % 4 * 2);
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                scores[n][i + j] = 8 * n + j < left ? scores[n][i + j] : -INFINITY;
+            }
+        }
+    }
+};
+
+// The running maximum (of exponents of 2) and total weight of one row, of which a lane sees the columns of its quarter
+// of a group of four lanes.
+struct OnlineRow {
+    float top = -INFINITY, total = 0.0f;
+
+    // Scores, times `scale` exponents of 2, -> weights; the factor of what was summed before. `i` as in Scores.
+    template <int NT> __device__ __forceinline__ float update(float (&scores)[NT][4], int i, float scale) {
+        float largest = -INFINITY;
+#pragma unroll
+        for (int n = 0; n < NT; n++) {
+#pragma unroll
+            for (int j = 0; j < 2; j++) {
+                largest = fmaxf(largest, scores[n][i + j]);
             }
         }
         largest = fmaxf(largest, __shfl_xor_sync(all_lanes, largest, 1));
         largest = fmaxf(largest, __shfl_xor_sync(all_lanes, largest, 2));
+        largest = fmaxf(top, largest * scale);
         const float base = largest == -INFINITY ? 0.0f : largest, factor = exp2_fast(top - base);
         top = largest;
         float sum = 0.0f;
@@ -133,7 +172,7 @@ struct OnlineRow {
         for (int n = 0; n < NT; n++) {
 #pragma unroll
             for (int j = 0; j < 2; j++) {
-                const float weight = exp2_fast(scores[n][i + j] - base);
+                const float weight = exp2_fast(scores[n][i + j] * scale - base);
                 scores[n][i + j] = weight;
                 sum += weight;
             }
@@ -151,60 +190,55 @@ struct OnlineRow {
 // Grid: tiles of rows, key/value heads, slices of the values' columns.
 template <class T, class S> __global__ void __launch_bounds__(S::threads) attend_rows(const AttentionParams p) {
     T *const q = shared_memory<T>(), *const keys = q + S::rows * S::pitch, *const values = keys + S::N * S::pitch;
-    __shared__ int bad;
+    __shared__ Sequence s; // in shared memory, as first_row is: the loop over keys leaves few registers
+    __shared__ int first_row;
+    __shared__ bool bad;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    // Later rows see more keys: they begin first.
-    const RowTile tile(p, gridDim.x - 1 - blockIdx.x, S::rows);
-    const Sequence s(p, tile.sequence);
-    const int rows = s.tokens * p.group, kv_head = blockIdx.y, slice = blockIdx.z * S::DV;
-    if (!s.valid || tile.first < 0 || tile.first >= rows) {
-        return;
-    }
-    if (thread == 0) {
-        bad = 0;
+    const int kv_head = blockIdx.y, slice = blockIdx.z * S::DV;
+    if (thread == 0) { // later rows see more keys: they begin first
+        const RowTile tile(p, gridDim.x - 1 - blockIdx.x, S::rows);
+        s = Sequence(p, tile.sequence);
+        first_row = tile.first;
+        bad = false;
     }
     __syncthreads();
+    if (!s.valid || first_row < 0 || first_row >= s.tokens * p.group) {
+        return;
+    }
     if (bad_table(p, s, thread, S::threads)) {
-        bad = 1;
+        bad = true;
     }
     __syncthreads();
     if (bad) {
         return;
     }
-    const int last = min(tile.first + S::rows, rows) - 1;
-    const int limit = min(s.visible(p, last / p.group), s.length);
-    const int certain = s.visible(p, tile.first / p.group); // keys that every row sees
+    const int last = min(first_row + S::rows, s.tokens * p.group) - 1;
+    const int limit = min(s.visible(p, last / p.by_group), s.length);
+    const int certain = s.visible(p, first_row / p.by_group); // keys that every row sees
+    const BlockTable table(p, s.index);
     const T *k_head = static_cast<const T *>(p.k) + kv_head * p.k_at.head;
     const T *v_head = static_cast<const T *>(p.v) + kv_head * p.v_at.head + slice;
     const int v_size = min(p.dv - slice, S::DV);
 
     for (int i = thread; i < S::rows * (S::D / 8); i += S::threads) {
         const int row = i / (S::D / 8), column = (i - row * (S::D / 8)) * 8;
-        const bool valid = tile.first + row < rows && column < p.d;
+        const bool valid = first_row + row <= last && column < p.d;
         const T *from = static_cast<const T *>(p.q);
         if (valid) {
-            from = row_of(from, p, p.q_at, s, kv_head, tile.first + row) + column;
+            from = row_of(from, p, p.q_at, s, kv_head, first_row + row) + column;
         }
         copy_async_16(q + row * S::pitch + column, from, valid);
     }
-    load_keys<T, S::D, S::N>(keys, k_head, p.k_at, p, s.index, 0, limit, p.d, thread, S::threads);
+    if (limit > 0) {
+        load_keys<T, S::D, S::N, S::threads>(keys, k_head, p.k_at, p, table, 0, limit, p.d);
+    }
     copy_async_commit();
 
-    constexpr float log2e = 1.4426950408889634f;
     const int warp_row = warp * 16 * S::MT;
     OnlineRow online[S::MT][2];
     float sums[S::MT][S::DV / 8][4];
 #pragma unroll
     for (int mt = 0; mt < S::MT; mt++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-            const int row = min(tile.first + warp_row + mt * 16 + half * 8 + lane / 4, rows - 1);
-            const int token = row / p.group;
-            online[mt][half].visible = s.visible(p, token);
-            if (p.slopes) {
-                online[mt][half].slope = p.slopes[kv_head * p.group + row - token * p.group] * log2e;
-            }
-        }
 #pragma unroll
         for (int c = 0; c < S::DV / 8; c++) {
 #pragma unroll
@@ -213,11 +247,11 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) attend
             }
         }
     }
-    const float scale = p.scale * log2e;
+    const Scores form(p, s, kv_head);
     for (int first = 0; first < limit; first += S::N) {
         copy_async_wait<0>();
         __syncthreads(); // the keys are here, and nobody reads the last values any more
-        load_keys<T, S::DV, S::N>(values, v_head, p.v_at, p, s.index, first, limit, v_size, thread, S::threads);
+        load_keys<T, S::DV, S::N, S::threads>(values, v_head, p.v_at, p, table, first, limit, v_size);
         copy_async_commit();
         float scores[S::MT][S::N / 8][4];
         multiply_keys<T, S>(scores, q + warp_row * S::pitch, keys);
@@ -226,7 +260,20 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) attend
         for (int mt = 0; mt < S::MT; mt++) {
 #pragma unroll
             for (int half = 0; half < 2; half++) {
-                const float factor = online[mt][half].update(scores[mt], 2 * half, first, scale, masked);
+                const int row = min(first_row + warp_row + mt * 16 + half * 8 + lane / 4, s.tokens * p.group - 1);
+                if (!form.plain) {
+                    form.add_slope(scores[mt], 2 * half, first, row);
+                }
+                if (masked) {
+                    form.hide(scores[mt], 2 * half, first, row);
+                }
+            }
+        }
+#pragma unroll
+        for (int mt = 0; mt < S::MT; mt++) {
+#pragma unroll
+            for (int half = 0; half < 2; half++) {
+                const float factor = online[mt][half].update(scores[mt], 2 * half, form.factor);
 #pragma unroll
                 for (int c = 0; c < S::DV / 8; c++) {
                     sums[mt][c][2 * half] *= factor;
@@ -234,13 +281,15 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) attend
                 }
             }
         }
+        uint32_t weights[S::MT][S::N / 16][4];
+        pack_weights<T, S::MT, S::N>(weights, scores);
         copy_async_wait<0>();
         __syncthreads(); // the values are here, and nobody reads the keys any more
         if (first + S::N < limit) {
-            load_keys<T, S::D, S::N>(keys, k_head, p.k_at, p, s.index, first + S::N, limit, p.d, thread, S::threads);
+            load_keys<T, S::D, S::N, S::threads>(keys, k_head, p.k_at, p, table, first + S::N, limit, p.d);
             copy_async_commit();
         }
-        add_values<T, S::MT, S::N, S::DV, S::v_pitch>(sums, scores, values);
+        add_values<T, S::MT, S::N, S::DV, S::v_pitch>(sums, weights, values);
     }
     copy_async_wait<0>();
     if (limit <= 0) {
@@ -266,8 +315,8 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) attend
                        p.out_at.token % 8 == 0 && p.out_at.sequence % 8 == 0;
     constexpr int pieces = S::DV / 8;
     for (int i = lane; i < 16 * S::MT * pieces; i += 32) {
-        const int local = i / pieces, column = (i - local * pieces) * 8, row = tile.first + warp_row + local;
-        if (row >= rows || column >= v_size || (!p.zeros && s.visible(p, row / p.group) <= 0)) {
+        const int local = i / pieces, column = (i - local * pieces) * 8, row = first_row + warp_row + local;
+        if (row >= s.tokens * p.group || column >= v_size || (!p.zeros && s.visible(p, row / p.by_group) <= 0)) {
             continue;
         }
         T *to = row_of(static_cast<T *>(p.out), p, p.out_at, s, kv_head, row);

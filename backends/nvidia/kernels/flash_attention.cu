@@ -29,7 +29,6 @@ struct State {
         p.kv_heads = int(call.dim(T::k, 1));
         p.group = int(call.dim(T::q, 1)) / p.kv_heads;
         p.d = p.dv = int(call.dim(T::q, 3));
-        p.nblocks = p.sequences;
         p.block_size = most_dense_keys;
         p.length_stride = call.stride(T::total_kv_len, 0);
         s.index = call.dtype(T::total_kv_len);

@@ -34,8 +34,14 @@ template <class T, class A> struct PagedState {
         p.group = int(call.dim(T::q, 1)) / p.kv_heads;
         p.d = int(call.last_dim(T::q));
         p.dv = int(call.last_dim(T::out));
-        p.nblocks = int64_t(call.dim(T::k_cache, 0));
-        p.block_size = int(call.dim(T::k_cache, 2));
+        const int64_t blocks = int64_t(call.dim(T::k_cache, 0)), block_size = int64_t(call.dim(T::k_cache, 2));
+        const int64_t keys = int64_t(call.dim(T::block_tables, 1)) * block_size;
+        if (blocks > INT32_MAX || block_size > most_dense_keys) {
+            return fail(INFINI_STATUS_BAD_TENSOR_SHAPE, call.op(), "k_cache",
+                        "fewer than 2^31 blocks of up to 2^30 rows", "more");
+        }
+        p.nblocks = int(blocks);
+        p.block_size = int(block_size);
         p.table_row = call.stride(T::block_tables, 0);
         index = call.dtype(T::block_tables);
         p.length_stride = 1;
@@ -43,7 +49,6 @@ template <class T, class A> struct PagedState {
         p.scale = float(call.real(A::scale));
         p.epsilon = 1e-6f;
         p.causal = true;
-        const int64_t keys = int64_t(call.dim(T::block_tables, 1)) * p.block_size;
         const Status status =
             plan.choose(call, call.dtype(T::q), packed, packed ? int64_t(call.dim(T::q, 0)) : 1, keys);
         workspace = plan.workspace;
@@ -82,8 +87,7 @@ template <class T, class A> struct PagedState {
             status = used ? table.read(row, used, index, run.stream()) : status;
             for (int64_t i = 0; status == INFINI_STATUS_SUCCESS && i < used; i++) {
                 if (table[i] < 0 || table[i] >= p.nblocks) {
-                    status = fail(INFINI_STATUS_BAD_PARAM, op, "block_tables",
-                                  Text("blocks below %lld", (long long)p.nblocks),
+                    status = fail(INFINI_STATUS_BAD_PARAM, op, "block_tables", Text("blocks below %d", p.nblocks),
                                   Text("%lld at [%lld, %lld]", (long long)table[i], (long long)s, (long long)i));
                 }
             }
