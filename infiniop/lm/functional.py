@@ -67,9 +67,10 @@ class Functional:
             ops.rearrange(bias.unsqueeze(0).expand(*out.shape), out=out)
         return ops.gemm(x, known[1], beta=0.0 if bias is None else 1.0, out=out)
 
-    def gate_and_up(self, ntok: int, size: int, dtype) -> tuple[Tensor, Tensor]:
-        """Where the MLP's gate and up projections go, each `[ntok, size]`."""
-        if self._joined_gate:
+    def gate_and_up(self, ntok: int, size: int, dtype, joined: bool) -> tuple[Tensor, Tensor]:
+        """Where the MLP's gate and up projections go, each `[ntok, size]`; `joined`: side by side in the buffer
+        `gate_up`."""
+        if joined or self._joined_gate:
             both = self._buffers.get("gate_up", (ntok, 2 * size), dtype)
             return both[:, :size], both[:, size:]
         return self._buffers.get("gate", (ntok, size), dtype), self._buffers.get("up", (ntok, size), dtype)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import infiniop
+
 if TYPE_CHECKING:
     from infiniop import Tensor
 
@@ -43,6 +45,9 @@ class Module:
 
     def spread(self, tp: CommunicationGroup) -> None:
         """Keeps this rank's share only, of the ranks that share every layer."""
+
+    def join(self) -> None:
+        """Puts weights together that are used together, once all have values."""
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         for name, value in vars(self).items():
@@ -83,6 +88,45 @@ class Linear(Module):
         f.linear(x, self.weight.value, bias if self._sum.rank == 0 else None, out)
         self._sum.all_reduce(out)
         return out
+
+
+class Joined:
+    """Layers that share their input, as one product: a device then waits for one launch in place of several. Their
+    weights move into one tensor, of which each layer keeps its rows."""
+
+    def __init__(self, *layers: Linear):
+        self.layers = layers
+        self.weight: Tensor | None = None  # None: each layer computes for itself
+        self.bias: Tensor | None = None
+
+    def join(self) -> None:
+        weights = [layer.weight for layer in self.layers]
+        self.weight = self.bias = None
+        if all(weight.tensor is not None and worth_joining(weight.tensor) for weight in weights):
+            self.weight = _together(weights)
+            biases = [layer.bias for layer in self.layers if layer.bias is not None]
+            self.bias = _together(biases) if biases else None
+
+    def __call__(self, f: Functional, x: Tensor, out: Tensor) -> Tensor:
+        """The layers' outputs side by side."""
+        assert self.weight is not None
+        return f.linear(x, self.weight, self.bias, out)
+
+
+def worth_joining(weight: Tensor) -> bool:
+    """Not on the CPU, where weights stay in the files that are mapped; nor what is packed."""
+    return weight.ndim == 2 and not weight.device.is_cpu
+
+
+def _together(parameters: list[Parameter]) -> Tensor:
+    tensors = [parameter.value for parameter in parameters]
+    rows = sum(tensor.shape[0] for tensor in tensors)
+    whole = infiniop.empty((rows, *tensors[0].shape[1:]), dtype=tensors[0].dtype, device=tensors[0].device)
+    end = 0
+    for parameter, tensor in zip(parameters, tensors, strict=True):
+        begin, end = end, end + tensor.shape[0]
+        parameter.tensor = whole[begin:end].copy_(tensor)
+    return whole
 
 
 class RMSNorm(Module):

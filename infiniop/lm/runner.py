@@ -273,6 +273,8 @@ class CausalLM(Module, GenerationMixin):
                 )
             if self._packer.quantizes and self.config.tie_word_embeddings and self._place.has_output:
                 self._tied_output = self._packer.floats(self.output_weight(), tied_output=True)
+            for module in self.modules():
+                module.join()
             self._ready = True
 
     # ------------------------------------------------------------------ running

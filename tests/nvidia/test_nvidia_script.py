@@ -1,8 +1,10 @@
-"""scripts/nvidia.py: what becomes of its processes, and wheels for a machine without network."""
+"""scripts/nvidia.py: what becomes of its processes, and wheels for a machine without network. scripts/nvidia_bench.py:
+what fails costs its own row or figure."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,14 +12,19 @@ from typing import Any
 import pytest
 
 
-@pytest.fixture(scope="module")
-def script() -> Any:
-    path = Path(__file__).parents[2] / "scripts" / "nvidia.py"
-    spec = importlib.util.spec_from_file_location("nvidia_script", path)
+def load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(
+        f"{name}_script", Path(__file__).parents[2] / "scripts" / f"{name}.py"
+    )
     assert spec is not None and spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def script() -> Any:
+    return load("nvidia")
 
 
 def python(script: Any, name: str, program: str, seconds: int = 60) -> Any:
@@ -60,3 +67,23 @@ def test_only_missing_wheels_are_installed(script: Any, tmp_path: Path, monkeypa
     assert [Path(word).name.split("-")[0] for word in command if word.endswith(".whl")] == [
         "infiniop", "nobody_has_this",
     ]  # fmt: skip
+
+
+def test_figures_fail_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    bench, file = load("nvidia_bench"), tmp_path / "figures.json"
+
+    def no_row(b: Any, limits: Any) -> Any:
+        yield b.row("before", lambda: None, "")
+        raise RuntimeError("no memory")
+
+    def one_row(b: Any, limits: Any) -> Any:
+        yield b.row("wrong", lambda: bench.ops.gemm(1, 2), "")
+        yield b.row("right", lambda: None, "")
+
+    monkeypatch.setattr(bench, "FIGURES", {f.__name__: f for f in (one_row, no_row)})
+    monkeypatch.setattr(bench.sys, "argv", ["", "--device", "cpu", "--small", "--json", str(file)])
+    assert bench.main() == 1
+    rows = {row["figure"]: row for row in json.loads(file.read_text())["rows"]}
+    assert [name for name, row in rows.items() if row["us"] is None] == ["no_row", "wrong"]
+    assert rows["no_row"]["aim"] == "no memory" and rows["right"]["us"] is not None
+    assert "failed: no memory" in capsys.readouterr().out

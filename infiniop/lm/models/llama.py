@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..auto import AutoLlamaModel
 from ..config import LlamaConfig
-from ..layers import Embedding, Linear, Module, ModuleList, RMSNorm
+from ..layers import Embedding, Joined, Linear, Module, ModuleList, RMSNorm
 from ..runner import CausalLM, Step
 from . import register_model
 
@@ -29,8 +29,7 @@ __all__ = [
 
 
 class LlamaAttention(Module):
-    """Multi-head, grouped-query or multi-query attention over the cache. q, k and v keep their own weights: joining
-    them would copy every memory-mapped checkpoint, and three products read as many bytes as one."""
+    """Multi-head, grouped-query or multi-query attention over the cache."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int):
         self.layer_idx = layer_idx
@@ -45,19 +44,21 @@ class LlamaAttention(Module):
         self.k_proj = Linear(hidden, config.kv_dim(), bias, split="column")
         self.v_proj = Linear(hidden, config.kv_dim(), bias, split="column")
         self.o_proj = Linear(self.heads * self.head_dim, hidden, config.attention_bias, split="row")
+        self.joined = Joined(self.q_proj, self.k_proj, self.v_proj)
 
     def spread(self, tp: CommunicationGroup) -> None:
         self.heads //= tp.size
         self.kv_heads //= tp.size
 
+    def join(self) -> None:
+        self.joined.join()
+
     def __call__(self, x: Tensor, step: Step) -> Tensor:
         f, layer = step.f, self.layer_idx
-        q = self._project(self.q_proj, "q", self.heads, x, step)
-        k = self._project(self.k_proj, "k", self.kv_heads, x, step)
-        v = self._project(self.v_proj, "v", self.kv_heads, x, step)
+        q, k, v, rotated = self._project(x, step)
         self.normalise(q, k, step)
-        f.rope(q, step.batch)
-        f.rope(k, step.batch)
+        for part in rotated:
+            f.rope(part, step.batch)
         if step.hooks is not None:
             step.hook("q_after_rope", q, layer)
             step.hook("k_after_rope", k, layer)
@@ -73,7 +74,19 @@ class LlamaAttention(Module):
             step.hook("o_proj", out, layer)
         return out
 
-    def _project(self, projection: Linear, name: str, heads: int, x: Tensor, step: Step) -> Tensor:
+    def _project(self, x: Tensor, step: Step) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """Queries, keys and values, each `[ntok, heads, head_dim]`, and what is to be rotated of them."""
+        keys, all_heads = self.heads + self.kv_heads, self.heads + 2 * self.kv_heads
+        if self.joined.weight is not None and step.hooks is None:
+            self.joined(step.f, x, step.scratch("qkv", (step.ntok, all_heads * self.head_dim)))
+            qkv = step.scratch("qkv", (step.ntok, all_heads, self.head_dim))
+            return qkv[:, : self.heads], qkv[:, self.heads : keys], qkv[:, keys:], [qkv[:, :keys]]
+        q = self._project_alone(self.q_proj, "q", self.heads, x, step)
+        k = self._project_alone(self.k_proj, "k", self.kv_heads, x, step)
+        v = self._project_alone(self.v_proj, "v", self.kv_heads, x, step)
+        return q, k, v, [q, k]
+
+    def _project_alone(self, projection: Linear, name: str, heads: int, x: Tensor, step: Step) -> Tensor:
         out = projection(step.f, x, step.scratch(name, (step.ntok, projection.out_features)))
         if step.hooks is not None:
             step.hook(f"{name}_proj", out, self.layer_idx)
@@ -84,7 +97,7 @@ class LlamaAttention(Module):
 
 
 class LlamaMLP(Module):
-    """down(silu(gate(x)) · up(x)); gate and up keep their own weights, as in attention."""
+    """down(silu(gate(x)) · up(x))."""
 
     def __init__(self, config: LlamaConfig, layer_idx: int):
         self.layer_idx = layer_idx
@@ -92,12 +105,20 @@ class LlamaMLP(Module):
         self.gate_proj = Linear(hidden, inner, bias, split="column")
         self.up_proj = Linear(hidden, inner, bias, split="column")
         self.down_proj = Linear(inner, hidden, bias, split="row")
+        self.joined = Joined(self.gate_proj, self.up_proj)
+
+    def join(self) -> None:
+        self.joined.join()
 
     def __call__(self, x: Tensor, step: Step) -> Tensor:
-        f, layer = step.f, self.layer_idx
-        gate, up = f.gate_and_up(step.ntok, self.gate_proj.out_features, step.dtype)
-        self.gate_proj(f, x, gate)
-        self.up_proj(f, x, up)
+        f, layer, size = step.f, self.layer_idx, self.gate_proj.out_features
+        joined = self.joined.weight is not None and step.hooks is None
+        gate, up = f.gate_and_up(step.ntok, size, step.dtype, joined)
+        if joined:
+            self.joined(f, x, step.scratch("gate_up", (step.ntok, 2 * size)))
+        else:
+            self.gate_proj(f, x, gate)
+            self.up_proj(f, x, up)
         if step.hooks is not None:
             step.hook("gate_proj", gate, layer)
             step.hook("up_proj", up, layer)
