@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._options import Device, Dtype, Model, Pp, Quantize, Seed, Temperature, Tp
 from ._plugins import all_backends
 
 if TYPE_CHECKING:
@@ -27,28 +28,22 @@ def register(app: typer.Typer) -> None:
 
 
 def generate(
-    model: Annotated[Path, typer.Argument(help="Folder with config.json, safetensors and tokenizer.json.")],
+    model: Model,
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="Text to continue (repeatable: a batch).")],
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most this many new tokens.")] = 128,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy; default: the model's own.")] = None,
+    temperature: Temperature = None,
     top_k: Annotated[int | None, typer.Option(min=0, help="Only the k most likely tokens (0: all).")] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Only the most likely tokens that make up this probability.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same text.")] = None,
+    seed: Seed = None,
     cache: Annotated[CacheKind, typer.Option(help="Form of the KV cache.")] = CacheKind.static,
     block_size: Annotated[int, typer.Option(min=1, help="Tokens per block of the paged cache.")] = 16,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")] = None,
-    quantize: Annotated[
-        str | None,
-        typer.Option(
-            help="int8 or int4: quantise the weights when loading; int4-g128-o4-a8: in groups of 128, the tied output "
-            "in int4, activations to 8 bits too."
-        ),
-    ] = None,
-    tp: Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")] = 1,
-    pp: Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline parallelism).")] = 1,
-    device: Annotated[str, typer.Option(help="Device that computes.")] = "cpu",
+    dtype: Dtype = None,
+    quantize: Quantize = None,
+    tp: Tp = 1,
+    pp: Pp = 1,
+    device: Device = "cpu",
     backend: Annotated[str | None, typer.Option(help="Only this backend (several: by comma, in order).")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="Print text as it comes.")] = True,
@@ -61,13 +56,9 @@ def generate(
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
     live = stream and not as_json and len(prompt) == 1
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
-    try:
-        output = _run(
-            model, prompt, max_new_tokens, options, (cache, block_size), (device, dtype, quantize), (tp, pp), live
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, MemoryError, NotImplementedError) as error:
-        typer.echo(f"infiniop generate: {error}", err=True)
-        raise typer.Exit(1) from None
+    output = _run(
+        model, prompt, max_new_tokens, options, (cache, block_size), (device, dtype, quantize), (tp, pp), live
+    )
     if as_json:
         typer.echo(json.dumps(_as_json(prompt, output), ensure_ascii=False))
         return

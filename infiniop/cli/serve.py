@@ -5,24 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-Model = Annotated[Path, typer.Argument(help="Folder with config.json, safetensors and tokenizer.json.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default: the model's own.")]
-Quantize = Annotated[
-    str | None,
-    typer.Option(
-        help="int8 or int4: quantise the weights when loading; int4-g128-o4-a8: in groups of 128, the tied output in "
-        "int4, activations to 8 bits too."
-    ),
-]
-Tp = Annotated[int, typer.Option(min=1, help="Ranks that share every layer (tensor parallelism).")]
-Pp = Annotated[int, typer.Option(min=1, help="Stages of layers (pipeline parallelism).")]
-Device = Annotated[str, typer.Option(help="Device that computes.")]
-
+from ._options import Device, Dtype, Model, Pp, Quantize, Seed, Temperature, Tp
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
 _KEEP_ALIVE_SECONDS = 75  # longer than clients keep idle connections, so that none is closed as it is used again
@@ -93,8 +80,8 @@ def chat(
     model: Model,
     system: Annotated[str | None, typer.Option(help="A system message before the first turn.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="At most this many tokens per answer.")] = 512,
-    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy; default: the model's own.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same seed gives the same answers.")] = None,
+    temperature: Temperature = None,
+    seed: Seed = None,
     dtype: Dtype = None,
     quantize: Quantize = None,
     device: Device = "cpu",
