@@ -15,7 +15,6 @@ from .schema.dtypes import DType
 NULL = ffi.NULL
 H2H, H2D, D2H, D2D = range(4)  # infinirtMemcpyKind_t
 _CHAR_POINTER = ffi.typeof("char *")
-_VOID_POINTER = ffi.typeof("void *")
 _ADDRESS = ffi.typeof("uintptr_t")
 
 

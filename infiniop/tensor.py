@@ -76,7 +76,6 @@ class Tensor:
     """A strided view of memory that infinirt allocated or that another library lent. Views keep the memory alive."""
 
     __slots__ = ("__weakref__", "_owner", "_ptr", "_sig")
-    __array_priority__ = 1000
 
     _ptr: Any  # char * of the first element
     _sig: Signature

@@ -54,11 +54,7 @@ def measurements(parent: pytest.Collector, mode: str, session: Session, operator
     for phase, dtype in perf.points(operator):
 
         def measure(phase: Any, dtype: Any) -> list[Cells]:
-            copy = perf.Copy(session.tested.device)
-            try:
-                row = perf.measure(operator, session.tested, phase, dtype, copy)
-            finally:
-                copy.free()
+            row = perf.measure(operator, session.tested, phase, dtype)
             return [] if row is None else [row.cells()]
 
         name = f"perf {dtype.name} {phase.name}"

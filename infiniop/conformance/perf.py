@@ -5,6 +5,7 @@ Time, and the share of the device's own copy bandwidth, measured in the same run
 
 from __future__ import annotations
 
+import functools
 import os
 import statistics
 import time
@@ -64,7 +65,7 @@ def points(operator: Operator) -> Iterator[tuple[Phase, DType]]:
                 yield phase, dtype
 
 
-def measure(operator: Operator, tested: Subject, phase: Phase, dtype: DType, copy: Copy) -> Row | None:
+def measure(operator: Operator, tested: Subject, phase: Phase, dtype: DType) -> Row | None:
     """None: the operator has no such shape in this phase. Raises `Declined` and `Failed`."""
     case = CASES[operator.name](LLAMA_1B, phase, dtype)
     if case is None:
@@ -74,7 +75,7 @@ def measure(operator: Operator, tested: Subject, phase: Phase, dtype: DType, cop
     descriptor = Descriptor(operator, tested, arguments, sample.attrs)
     try:
         with placed(arguments, descriptor.workspace_size(), tested.device) as memory:
-            call = descriptor.prepared(memory, sample.attrs)
+            call, copy = descriptor.prepared(memory, sample.attrs), copy_of(tested.device)
             before = copy.gbs()
             seconds = seconds_per_call(call, lambda: synchronize(tested.device))
             bandwidth = (before + copy.gbs()) / 2
@@ -148,7 +149,8 @@ class Copy:
         with current(self.device):
             check(lib.infinirtMemcpyAsync(target, source, self._size, D2D, NULL))
 
-    def free(self) -> None:
-        with current(self.device):
-            for pointer in [] if self.device.is_cpu else self._pointers:
-                lib.infinirtFree(pointer)
+
+@functools.cache
+def copy_of(device: Device) -> Copy:
+    """The same for all rows: its memory takes longer to get than a row to measure."""
+    return Copy(device)
