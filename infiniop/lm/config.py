@@ -75,7 +75,6 @@ class LlamaConfig:
     attention_bias: bool = False
     attention_dropout: float = 0.0
     mlp_bias: bool = False
-    sliding_window: int | None = None
     torch_dtype: str | None = None
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
@@ -137,7 +136,7 @@ class LlamaConfig:
     @property
     def attention_window(self) -> int | None:
         """How many tokens back every layer sees; None: all."""
-        return self.sliding_window
+        return None
 
     @property
     def longest_context(self) -> int | None:
@@ -150,7 +149,7 @@ class LlamaConfig:
         """`rope_type`, `rope_theta` and the type's own parameters."""
         given = {k: v for k, v in (self.rope_scaling or {}).items() if k != "type"}
         given["rope_type"] = given.get("rope_type") or (self.rope_scaling or {}).get("type", "default")
-        given["rope_theta"] = float(given.get("rope_theta") or self.rope_theta)
+        given["rope_theta"] = given.get("rope_theta") or self.rope_theta
         given["max_position_embeddings"] = self.max_position_embeddings
         original = self.original_max_position_embeddings or given.get("original_max_position_embeddings")
         given["original_max_position_embeddings"] = original or self.max_position_embeddings
@@ -182,14 +181,15 @@ class LlamaConfig:
             yield f"hidden_act must be 'silu', got {self.hidden_act!r}"
         if self.partial_rotary_factor != 1.0 or self.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
             yield "partial_rotary_factor must be 1.0"
-        if self.sliding_window is not None and not _is_positive(self.sliding_window):
-            yield f"sliding_window must be a positive integer or null, got {self.sliding_window!r}"
+        for window in (self.attention_window, self.longest_context):
+            if window is not None and not _is_positive(window):
+                yield f"sliding_window must be a positive integer or null, got {window!r}"
         problem = rope_problem(self.rope_parameters, self.head_dim)
         if problem:
             yield problem
 
 
-_NULLABLE = {"bos_token_id", "eos_token_id", "pad_token_id", "sliding_window"}
+_NULLABLE = {"bos_token_id", "eos_token_id", "pad_token_id", "sliding_window", "num_key_value_heads"}
 
 
 def _is_positive(value: object) -> bool:

@@ -227,6 +227,11 @@ def _plan(given: Input, cache: BlockCache) -> ForwardBatch:
     if slots is None:
         slots = _slots(past, lengths, tables, cache)
     slots = _sized("slot_mapping", slots.reshape(-1), ids.size)
+    most = cache.geometry.num_blocks * cache.geometry.block_size
+    if (slots >= most).any():
+        raise ValueError(f"slot_mapping must name slots below {most}, got {int(slots.max())}")
+    if (positions < 0).any():
+        raise ValueError(f"position_ids must be at least 0, got {int(positions.min())}")
     kept = lengths if cache.window is None else np.minimum(lengths, cache.window)
     return ForwardBatch(ids.reshape(-1), positions, offsets, lengths, kept.astype(np.int32), slots, tables)
 

@@ -260,7 +260,7 @@ class GenerationStream:
         are not."""
         began, decoding = time.perf_counter(), all(s.generated for s in active)
         chosen, pieces = self._choose(active, ids)
-        lengths = [max(len(s.prompt), s.length) for s in chosen]
+        lengths = [s.length for s in chosen]
         batch = self._cache.batch([ids[s.row] for s in chosen], pieces, lengths)
         tokens, _ = self._model.next_tokens(batch, self._cache, [s.params for s in chosen])
         events = []

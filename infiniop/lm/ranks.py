@@ -144,11 +144,15 @@ class Ranks:
 
     @contextlib.contextmanager
     def guarded(self) -> Any:
-        """A collective that fails inside ends the job, with an error that names the rank that is to blame."""
+        """A collective that fails inside ends the job, with an error that names the rank that is to blame. So does
+        whatever else goes wrong in rank 0 (Ctrl-C, too): the others would wait for what does not come."""
         try:
             yield
         except RankError as error:
             raise self._failed(error) from error
+        except BaseException:
+            self._end()
+            raise
 
     def check(self) -> None:
         if self._closed:

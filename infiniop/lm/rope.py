@@ -33,6 +33,16 @@ _NEEDED = {
 }
 
 
+_NUMBERS = (
+    "factor", "rope_theta", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings", "beta_fast",
+    "beta_slow", "attention_factor", "mscale", "mscale_all_dim",
+)  # fmt: skip
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float) and 0 < value < math.inf
+
+
 def rope_problem(parameters: Mapping[str, Any], head_dim: int) -> str | None:
     """What is wrong with rope parameters, as a sentence; None when nothing is."""
     kind = parameters["rope_type"]
@@ -41,14 +51,18 @@ def rope_problem(parameters: Mapping[str, Any], head_dim: int) -> str | None:
     for name in _NEEDED[kind]:
         if parameters.get(name) is None:
             return f"rope_type {kind!r} needs {name}"
-    for name in ("factor", "rope_theta", "low_freq_factor", "high_freq_factor"):
-        value = parameters.get(name)
-        if value is not None and not (isinstance(value, int | float) and value > 0):
-            return f"rope {name} must be positive, got {value!r}"
+    for name in _NUMBERS:
+        if parameters.get(name) is not None and not _is_positive(parameters[name]):
+            return f"rope {name} must be positive, got {parameters[name]!r}"
     for name in ("short_factor", "long_factor") if kind == "longrope" else ():
         factors = parameters[name]
-        if not isinstance(factors, list | tuple) or len(factors) != head_dim // 2:
-            return f"rope {name} must be a list of head_dim / 2 = {head_dim // 2} numbers, got {factors!r}"
+        numbers = isinstance(factors, list | tuple) and all(map(_is_positive, factors))
+        if not numbers or len(factors) != head_dim // 2:
+            return f"rope {name} must be a list of head_dim / 2 = {head_dim // 2} positive numbers, got {factors!r}"
+    if kind == "dynamic" and head_dim == 2:
+        return "rope_type 'dynamic' needs a head_dim of more than 2"
+    if kind == "yarn" and parameters["rope_theta"] == 1:
+        return "rope_type 'yarn' needs a rope_theta other than 1"
     if kind == "llama3" and parameters["high_freq_factor"] <= parameters["low_freq_factor"]:
         return "rope high_freq_factor must be larger than low_freq_factor"
     return None

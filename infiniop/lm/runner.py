@@ -290,7 +290,7 @@ class CausalLM(Module, GenerationMixin):
         self._rope.ensure(min(cache.geometry.longest_sequence, self.config.max_position_embeddings))
         if self._ranks is not None:
             cache.number = next(self._numbers)
-            dropped, self._dropped = self._dropped, []
+            dropped = [self._dropped.pop() for _ in range(len(self._dropped))]
             weakref.finalize(cache, self._dropped.append, cache.number)
             self._ranks.command("follow_cache", cache.number, config, dropped)
         return cache
@@ -349,8 +349,8 @@ class CausalLM(Module, GenerationMixin):
 
         A batch of single tokens without hooks is recorded when it comes a second time, and replayed from then on.
         """
-        step = self._step(batch, cache)
         self._sampler.prepare(parameters, batch.lengths)
+        step = self._step(batch, cache)
 
         def compute() -> None:
             self._sampler.draw(self._run(step))
@@ -367,11 +367,11 @@ class CausalLM(Module, GenerationMixin):
         self._check_loaded()
         batch.check_tokens(self.config.vocab_size)
         self._check_context(batch)
+        device_batch = DeviceBatch(batch, self._rope, self._buffers)  # may fail: before the other ranks hear of it
         if self._ranks is not None:
             self._ranks.command("follow", batch, cache.number, all_logits)
         for source, target in batch.copies:
             cache.pool.copy_block(source, target)
-        device_batch = DeviceBatch(batch, self._rope, self._buffers)
         return Step(self._f, self._buffers, device_batch, cache, self.dtype, self._hooks, self._parallel)
 
     def _compute(self, step: Step, all_logits: bool = False) -> Tensor:
@@ -407,6 +407,7 @@ class CausalLM(Module, GenerationMixin):
         """Logits of all positions: `[batch, seq, vocab]` for a rectangular batch, `[ntok, vocab]` for rows of different
         lengths. With a cache, row r continues sequence r of it; without, nothing is kept."""
         rows = token_rows(input_ids)
+        self._check_prompts(rows, 0)
         cache = kv_cache or self.new_cache(StaticKVCacheConfig(len(rows), max(map(len, rows))))
         for row in range(len(rows)):
             if row not in cache.sequences:
@@ -416,7 +417,13 @@ class CausalLM(Module, GenerationMixin):
                 raise ValueError(
                     f"row {row}: {len(tokens)} tokens at once go beyond the sliding window; use generate()"
                 )
-        logits = self.forward(cache.batch(range(len(rows)), rows), cache, all_logits=True)
+        before = [cache.sequences.length(row) for row in range(len(rows))]
+        try:
+            logits = self.forward(cache.batch(range(len(rows)), rows), cache, all_logits=True)
+        except BaseException:
+            for row, length in enumerate(before):
+                cache.sequences.rewind(row, length)
+            raise
         out = infiniop.empty(logits.shape, dtype=self.dtype, device=self.device).copy_(logits)
         lengths = {len(row) for row in rows}
         return out.reshape(len(rows), lengths.pop(), self.config.vocab_size) if len(lengths) == 1 else out

@@ -212,6 +212,12 @@ class Scheduler:
             budget -= self._take(step, admitted, budget)
         return step
 
+    def withdraw(self, step: Sequence[Work]) -> None:
+        """Takes note of a step that failed: its sequences wait again, and their tokens are computed once more."""
+        for work in step:
+            if work.continuation.state is State.RUNNING:
+                self._give_back(work.continuation)
+
     def advance(self, step: Sequence[Work], tokens: Sequence[int]) -> Iterator[tuple[Work, int]]:
         """Takes note of a step that has run: `tokens` has one for each part that samples. Yields them with their part,
         those of continuations that were ended in the meantime left out."""
@@ -305,8 +311,11 @@ class Scheduler:
     def _preempt(self, step: list[Work]) -> None:
         """Takes the blocks of the sequence that came last, among those that are not in the step."""
         planned = {id(work.continuation) for work in step}
-        last = next(c for c in reversed(self._running) if id(c) not in planned)
-        self._leave(last)
-        self._queue([last])
-        last.preemptions += 1
+        self._give_back(next(c for c in reversed(self._running) if id(c) not in planned))
+
+    def _give_back(self, continuation: Continuation) -> None:
+        """A running sequence gives its blocks back and waits."""
+        self._leave(continuation)
+        self._queue([continuation])
+        continuation.preemptions += 1
         self.statistics.preemptions += 1

@@ -14,14 +14,13 @@ import numpy as np
 from .arrays import infini_to_numpy
 from .cache import BlockCache, CacheConfig, PagedKVCacheConfig
 from .requests import Event, RequestParams, TokenLogprobs
+from .rope import LENGTH_DEPENDENT
 from .sampling import sample_on_host, sampling_columns
 from .scheduler import Continuation, FinishReason, Request, Scheduler, Work
 from .text import IncrementalDecoder, StopText, Tokenizer
 
 if TYPE_CHECKING:
     from .models.llama import LlamaForCausalLM
-
-_LENGTH_DEPENDENT_ROPE = ("dynamic", "longrope")  # keys turn by the whole sequence's length: no prefix is like another
 
 
 @dataclass
@@ -73,8 +72,8 @@ class ServingEngine:
         self.model, self.tokenizer, self.clock = model, tokenizer, clock
         self.cache: BlockCache = model.new_cache(cache_config or _default_cache(model))
         prefixes = options.pop("prefix_caching", True)
-        if model.config.rope_parameters["rope_type"] in _LENGTH_DEPENDENT_ROPE:
-            prefixes = False
+        if model.config.rope_parameters["rope_type"] in LENGTH_DEPENDENT:
+            prefixes = False  # keys turn by the whole sequence's length: no beginning is like another
         self.scheduler = Scheduler(self.cache.sequences, prefix_caching=prefixes, **options)
         self._outputs: dict[Hashable, _Output] = {}
 
@@ -134,12 +133,21 @@ class ServingEngine:
             raise ValueError("stop texts need a tokenizer")
 
     def _run(self, work: list[Work]) -> list[Event]:
+        try:
+            tokens, logprobs = self._draw(work)
+        except BaseException:
+            self.scheduler.withdraw(work)
+            raise
+        return [self._event(w, token, logprobs) for w, token in self.scheduler.advance(work, tokens)]
+
+    def _draw(self, work: list[Work]) -> tuple[list[int], dict[Hashable, TokenLogprobs | None]]:
+        """The tokens of the parts that sample, and their log probabilities."""
         continuations = [w.continuation for w in work]
         batch = self.cache.placed_batch(
             [c.seq_id for c in continuations],
             [w.tokens for w in work],
             [w.slots for w in work],
-            [max(len(c.request.prompt), c.length) for c in continuations],
+            [c.length for c in continuations],
         )
         outputs = [self._outputs[c.seq_id] for c in continuations]
         drawn, logits = self.model.next_tokens(batch, self.cache, [o.params for o in outputs])
@@ -152,7 +160,7 @@ class ServingEngine:
                     token, found = _on_host(infini_to_numpy(logits[row]), token, output)
                 tokens.append(token)
                 logprobs[w.continuation.seq_id] = found
-        return [self._event(w, token, logprobs) for w, token in self.scheduler.advance(work, tokens)]
+        return tokens, logprobs
 
     def _event(self, work: Work, token: int, logprobs: dict[Hashable, TokenLogprobs | None]) -> Event:
         continuation = work.continuation
@@ -180,7 +188,7 @@ def _on_host(logits: np.ndarray, token: int, output: _Output) -> tuple[int, Toke
     plain, params = logits.astype(np.float64), output.params
     if params.has_penalties:
         with np.errstate(over="ignore"):  # a penalty of any size: the logit is minus infinity then
-            token = _draw(_penalised(plain, output), params, output.continuation.length)
+            token = _drawn(_penalised(plain, output), params, output.continuation.length)
     if params.logprobs is None:
         return token, None
     shifted = plain - plain.max()
@@ -201,7 +209,7 @@ def _penalised(logits: np.ndarray, output: _Output) -> np.ndarray:
     return result
 
 
-def _draw(logits: np.ndarray, params: RequestParams, position: int) -> int:
+def _drawn(logits: np.ndarray, params: RequestParams, position: int) -> int:
     one = sampling_columns([params])
     return int(sample_on_host(logits[None], **one, position=np.array([position]))[0])
 

@@ -21,11 +21,13 @@ from infiniop.lm.cache import (
     PagedKVCacheAdapter,
     create_paged_kv_cache,
 )
+from infiniop.lm.models.mistral import MistralConfig
 
-CONFIG = LlamaConfig(
-    hidden_size=24, num_attention_heads=4, num_key_value_heads=2, head_dim=6, num_hidden_layers=2, vocab_size=32,
-    intermediate_size=32, max_position_embeddings=64,
-)  # fmt: skip
+SIZES = {
+    "hidden_size": 24, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 6, "num_hidden_layers": 2,
+    "vocab_size": 32, "intermediate_size": 32, "max_position_embeddings": 64,
+}  # fmt: skip
+CONFIG = LlamaConfig(**SIZES)
 
 
 def tokens(rng, count, batch=None, dtype=np.float32) -> np.ndarray:
@@ -36,15 +38,18 @@ def tokens(rng, count, batch=None, dtype=np.float32) -> np.ndarray:
 class PagedMachine(RuleBasedStateMachine):
     """Against lists of arrays per sequence and layer."""
 
+    config: LlamaConfig = CONFIG
+
     def __init__(self):
         super().__init__()
-        self.cache = PagedKVCache(CONFIG, block_size=3, num_blocks=7)
+        self.cache = PagedKVCache(self.config, block_size=3, num_blocks=7)
+        self.window = self.config.attention_window or 1000
         self.held: dict[int, list[tuple[np.ndarray, np.ndarray]]] = {}
         self.rng = np.random.default_rng(0)
 
     @rule(seq=st.integers(0, 4), length=st.integers(0, 6))
     def allocate(self, seq, length):
-        needed = -(-length // 3)
+        needed = -(-min(length, self.window) // 3)
         if seq in self.held:
             with pytest.raises(ValueError, match="exists already"):
                 self.cache.allocate_sequence(seq, length)
@@ -93,13 +98,19 @@ class PagedMachine(RuleBasedStateMachine):
         for seq, layers in self.held.items():
             for layer, expected in enumerate(layers):
                 for found, want in zip(self.cache.get_kv(seq, layer), expected, strict=True):
-                    np.testing.assert_array_equal(np.asarray(found), want)
+                    np.testing.assert_array_equal(np.asarray(found), want[-self.window :])
         if not self.held:
             assert self.cache.sequences.allocator.used_blocks == 0
 
 
-TestPagedCache = PagedMachine.TestCase
-TestPagedCache.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+class WindowMachine(PagedMachine):
+    """A sequence keeps its last tokens only, in a ring."""
+
+    config = MistralConfig(**SIZES, sliding_window=7)
+
+
+TestPagedCache, TestWindow = PagedMachine.TestCase, WindowMachine.TestCase
+TestPagedCache.settings = TestWindow.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])

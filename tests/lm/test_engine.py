@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import infiniop
 from infiniop.lm import (
     AutoLlamaModel,
     DistConfig,
+    HookRegistry,
     InferEngine,
     LlamaForCausalLM,
     PagedKVCacheConfig,
@@ -15,6 +17,7 @@ from infiniop.lm import (
     infini_to_numpy,
     load_config,
 )
+from infiniop.lm.cache import PagedKVCache
 from infiniop.lm.checkpoint import Checkpoint, CheckpointError
 from infiniop.lm.distributed import get_tensor_parallel_shard
 
@@ -207,6 +210,17 @@ def test_bad_inputs_name_the_field(engine, fields, words):
     engine.forward(Input([1, 2]))
 
 
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [({"slot_mapping": [3, 100_000]}, "slot_mapping must name slots below"), ({"position_ids": [0, -1]}, "at least 0")],
+)
+def test_values_that_a_kernel_would_refuse(engine, fields, words):
+    """Other ranks would die of them."""
+    with pytest.raises(ValueError, match=words) as caught:
+        engine.forward(InferEngine.Input([[1, 2]], **fields))
+    assert not isinstance(caught.value, infiniop.InfiniopError)
+
+
 def test_wrong_types_are_type_errors(engine):
     with pytest.raises(TypeError, match="input_ids must hold integers"):
         engine.forward(Input([1.5]))
@@ -292,3 +306,41 @@ def test_a_call_returns_logits_of_all_positions_and_continues_a_cache(checkpoint
 def test_one_dtype_conversion_for_torch_tensors():
     array = infini_to_numpy(__import__("infiniop").asarray(torch.ones(3, dtype=torch.bfloat16)))
     assert array.dtype.name == "bfloat16" and array.tolist() == [1, 1, 1]
+
+
+def test_a_call_that_fails_leaves_the_cache_as_it_was(checkpoint, prompts):
+    (row,) = prompts(9)
+    model = AutoLlamaModel.from_pretrained(checkpoint("llama-gqa").path, dtype="float32")
+    cache = PagedKVCache(model.config, block_size=4, num_blocks=8, dtype="float32")
+    model([row[:6]], kv_cache=cache)
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        model([[640]], kv_cache=cache)
+    hooks = HookRegistry()
+    hooks.register_hook("layer1_q_proj", lambda *_: 1 / 0)
+    model.set_hook_registry(hooks)
+    with pytest.raises(ZeroDivisionError):
+        model([row[6:]], kv_cache=cache)
+    model.set_hook_registry(None)
+    expected = infini_to_numpy(model([row]))[:, 6:]
+    np.testing.assert_allclose(infini_to_numpy(model([row[6:]], kv_cache=cache)), expected, atol=1e-4)
+
+
+def test_caches_that_nobody_has_are_dropped_on_every_rank(checkpoint):
+    """Rank 0 tells the others, whatever the order in which caches come and go."""
+
+    class Others:
+        def __init__(self):
+            self.alive: set[int] = set()
+
+        def command(self, method, number, config, dropped):
+            self.alive = self.alive - {*dropped} | {number}
+
+        def close(self):
+            pass
+
+    model, others = AutoLlamaModel.from_pretrained(checkpoint("llama-gqa").path, dtype="float32"), Others()
+    model.lead(others)
+    caches = [model.new_cache(StaticKVCacheConfig(1, 8)) for _ in range(3)]
+    del caches[0]
+    caches.append(model.new_cache(StaticKVCacheConfig(1, 8)))
+    assert others.alive == {cache.number for cache in caches}

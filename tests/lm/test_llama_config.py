@@ -62,7 +62,6 @@ def test_derived_sizes():
         ({"rms_norm_eps": 0.0}, "rms_norm_eps must be positive"),
         ({"hidden_act": "gelu"}, "hidden_act must be 'silu'"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-        ({"sliding_window": 0}, "sliding_window"),
         ({"rope_scaling": "linear"}, "rope_scaling must be an object or null"),
         (
             {"rope_scaling": {"rope_type": "longrope", "short_factor": 1.0, "long_factor": 1.0}},
@@ -73,6 +72,49 @@ def test_derived_sizes():
 def test_validate_names_the_constraint(fields, words):
     with pytest.raises(ValueError, match=words):
         LlamaConfig(**fields).validate()
+
+
+def test_windows_are_transformers(tmp_path):
+    """A window counts where transformers looks at it, and nowhere else."""
+    size = {"num_hidden_layers": 3, "sliding_window": 24}
+    assert LlamaConfig.from_dict(size).attention_window is None  # no field of Llama's
+    assert model_class("mistral").config_class.from_dict(size).attention_window == 24
+    full, sliding = "full_attention", "sliding_attention"
+    for given in (
+        {}, {"max_window_layers": 0}, {"max_window_layers": 2}, {"max_window_layers": 3}, {"layer_types": [full] * 3},
+        {"layer_types": [sliding] * 3}, {"layer_types": [full, sliding, full], "max_window_layers": 0},
+        {"layer_types": [sliding] * 3, "use_sliding_window": False},
+        {"layer_types": [sliding] * 3, "sliding_window": None},
+    ):  # fmt: skip
+        fields = {**size, "use_sliding_window": True, **given}
+        for family in ("Qwen2", "Qwen3"):
+            peer = getattr(transformers, f"{family}Config")(**fields)
+            ours = model_class(family.lower()).config_class.from_dict(fields)
+            ours.validate()
+            windows = {peer.sliding_window if kind == sliding else None for kind in peer.layer_types}
+            assert ours.attention_window == (windows.pop() if len(windows) == 1 else None)
+            assert ours.longest_context == (24 if windows else None)
+
+
+@pytest.mark.parametrize(
+    ("family", "fields", "words"),
+    [
+        ("mistral", {"sliding_window": 0}, "sliding_window must be a positive"),
+        ("qwen2", {"sliding_window": -1, "use_sliding_window": True, "max_window_layers": 0}, "sliding_window must be"),
+        ("qwen3", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("qwen3", {"layer_types": ["linear_attention"] * 32}, "layer_types"),
+        ("qwen3", {"layer_types": "full_attention"}, "layer_types"),
+    ],
+)
+def test_families_validate_their_own_fields(family, fields, words):
+    with pytest.raises(ValueError, match=words):
+        model_class(family).config_class.from_dict(fields).validate()
+
+
+def test_null_key_value_heads_are_as_many_as_heads():
+    fields = {"num_attention_heads": 16, "num_key_value_heads": None}
+    for family in supported_models():
+        assert model_class(family).config_class.from_dict(fields).num_key_value_heads == 16
 
 
 def test_from_pretrained_reads_what_transformers_writes(tmp_path):

@@ -122,6 +122,23 @@ def test_a_hook_that_fails_leaves_the_ranks_in_step(engine, prompts, checkpoint)
     )
 
 
+def test_an_interrupted_step_ends_the_ranks(checkpoint, prompts):
+    """Rank 0 stops midway; the others would take its next sums for those of this step."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    with spread(checkpoint("llama-gqa").path, tp_size=2) as model:
+        hooks = HookRegistry()
+        hooks.register_hook("layer1_q_proj", interrupt)
+        model.set_hook_registry(hooks)
+        with pytest.raises(KeyboardInterrupt):
+            model.generate(prompts(4), 3)
+        model.set_hook_registry(None)
+        with pytest.raises(RankError, match="have ended"):
+            model.generate(prompts(4), 3)
+
+
 def test_bad_input_is_refused_before_the_ranks_hear_of_it(engine):
     with pytest.raises(ValueError, match="outside the vocabulary"):
         engine.generate([[640]], 3)

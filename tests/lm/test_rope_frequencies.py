@@ -57,6 +57,11 @@ def test_old_type_key_and_default():
         ({"rope_type": "linear", "factor": -1.0}, "factor"),
         ({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}, "high_freq_factor"),
         ({"rope_type": "longrope", "short_factor": [1.0], "long_factor": [1.0]}, "short_factor"),
+        ({"rope_type": "longrope", "short_factor": ["x"] * 64, "long_factor": [1.0] * 64}, "short_factor"),
+        ({"rope_type": "yarn", "factor": 2.0, "beta_fast": "32"}, "beta_fast"),
+        ({"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": -1}, "original_max"),
+        ({"rope_type": "yarn", "factor": 2.0, "rope_theta": 1.0}, "rope_theta"),
+        ({"rope_type": "default", "rope_theta": "10000"}, "rope_theta"),
     ],
 )
 def test_bad_parameters_are_named(parameters, word):

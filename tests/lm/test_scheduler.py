@@ -128,6 +128,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.ended.add(request.request_id)
 
     @precondition(lambda self: self.scheduler is not None and self.made)
+    @rule(runs_first=st.booleans())
+    def fail(self, runs_first):
+        planned = self.scheduler.schedule(self.clock)
+        if runs_first:
+            self.memory.run(planned)
+        self.scheduler.withdraw(planned)
+
+    @precondition(lambda self: self.scheduler is not None and self.made)
     @rule(data=st.data())
     def stop_one(self, data):
         continuation = data.draw(st.sampled_from(data.draw(st.sampled_from(self.made))))
@@ -226,7 +234,7 @@ def test_impossible_limits(options):
 
 @pytest.mark.parametrize("values", [((), 1, 1), ((1,), 0, 1), ((1,), 1, 0)])
 def test_impossible_requests(values):
-    with pytest.raises(ValueError, match="the prompt is empty|must be at least 1"):
+    with pytest.raises(ValueError, match=r"the prompt is empty|must be at least 1"):
         Request("x", *values)
 
 

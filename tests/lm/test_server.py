@@ -23,6 +23,8 @@ pytest.importorskip("fastapi")
 
 from infiniop.lm import LLM, AutoLlamaModel, PagedKVCacheConfig, RequestParams, ServingEngine, load_tokenizer  # noqa: E402
 from infiniop.lm.server import Limits, create_app  # noqa: E402
+from infiniop.lm.server.metrics import Metrics  # noqa: E402
+from infiniop.lm.server.worker import Worker  # noqa: E402
 
 DEMO = Path("examples/demo_model/model")
 TEMPLATE = (
@@ -469,3 +471,40 @@ def test_the_chat_page(server, offline, browser, monkeypatch):
     assert [kind for kind, _ in turns] == ["turn user", "turn assistant"] * 2
     assert (turns[0][1], turns[2][1]) == ("hello", "again")
     assert turns[1][1] or turns[3][1]  # an answer that is drawn may end at once
+
+
+def test_a_request_that_is_given_up_before_the_engine_sees_it(folder):
+    """Its client has gone while the engine was busy: the others do not notice."""
+    model = AutoLlamaModel.from_pretrained(folder, dtype="float32")
+    worker = Worker(ServingEngine(model, load_tokenizer(folder)), Metrics())
+    worker.start()
+    busy, seen = threading.Event(), []
+    worker.call(lambda: busy.wait(20))  # type: ignore[arg-type,return-value]
+    given_up = worker.call(lambda: seen.append("given up"))
+    assert given_up.cancel()
+    busy.set()
+    worker.call(lambda: seen.append("after")).result(20)
+    assert seen == ["after"] and worker.healthy
+
+
+def test_a_broken_engine_still_answers(folder):
+    class Broken(ServingEngine):
+        def step(self):
+            raise RuntimeError("broken")
+
+        def cancel(self, request_id):
+            raise RuntimeError("still broken")
+
+    worker = Worker(Broken(AutoLlamaModel.from_pretrained(folder, dtype="float32"), load_tokenizer(folder)), Metrics())
+    worker.start()
+    worker.call(lambda: worker.engine.add("x", [1])).result(20)
+    until(lambda: not worker.healthy)
+    worker.cancel("x")
+    assert worker.call(lambda: None).result(20) is None
+
+
+def test_token_times_are_those_of_a_continuation(server):
+    before = {name: server.metric(f"infiniop_{name}_seconds_count") for name in ("ttft", "itl")}
+    server.post("/v1/completions", prompt="x", n=3, max_tokens=5, temperature=1, ignore_eos=True)
+    after = {name: server.metric(f"infiniop_{name}_seconds_count") for name in ("ttft", "itl")}
+    assert (after["ttft"] - before["ttft"], after["itl"] - before["itl"]) == (3, 12)

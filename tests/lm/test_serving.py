@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infiniop.lm import LLM, AutoLlamaModel, PagedKVCacheConfig, RequestParams, ServingEngine, StaticKVCacheConfig
+from infiniop.lm import (
+    LLM,
+    AutoLlamaModel,
+    HookRegistry,
+    PagedKVCacheConfig,
+    RequestParams,
+    ServingEngine,
+    StaticKVCacheConfig,
+)
 from infiniop.lm.arrays import infini_to_numpy
 from infiniop.lm.text import StopText
 
@@ -63,6 +71,40 @@ def test_tokens_are_those_of_a_request_alone(model, checkpoint, prompts, config,
     assert again["again", 0] == found["4", 0]
     if config == paged(200) and not options:
         assert statistics.prefix_tokens > 0
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_step_that_fails_can_be_made_again(model, prompts, n):
+    """What a step has not computed is not taken for computed."""
+    rows = prompts(9, 17, 30)
+    params = RequestParams(max_new_tokens=12, temperature=0.8, seed=4, n=n, ignore_eos=True)
+    requests = {str(i): (row, params) for i, row in enumerate(rows)}
+    expected = run(ServingEngine(model, cache_config=paged(64)), requests)
+    engine = ServingEngine(model, cache_config=paged(64), max_step_tokens=16, max_running=8)
+    for name, (prompt, own) in requests.items():
+        engine.add(name, prompt, own)
+    found: dict[tuple[str, int], list[int]] = {}
+    hooks, calls = HookRegistry(), 0
+
+    def fail_at_times(*_):
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 3:
+            raise KeyError("from the hook")
+
+    hooks.register_hook("layer1_k_after_rope", fail_at_times)
+    model.set_hook_registry(hooks)
+    try:
+        for _ in range(400):
+            try:
+                for event in engine.step():
+                    found.setdefault((event.request_id, event.index), []).append(event.token_id)
+            except KeyError:
+                continue
+    finally:
+        model.set_hook_registry(None)
+    assert found == expected and calls > 10
+    assert engine.cache.sequences.allocator.used_blocks == 0
 
 
 def test_sampled_tokens_do_not_depend_on_the_batch(model, prompts):

@@ -107,8 +107,9 @@ class PagedKVCache(BlockCache):
         for source, target in self.sequences.take_copies():
             self.pool.copy_block(source, target)
         self.sequences.grow(seq_id, end)
-        slots = infiniop.from_numpy(self.sequences.slots(seq_id, start, end)).to(keys.device)
-        ops.paged_caching(keys, values, *parts, slots)
+        first = start if self.window is None else max(start, end - self.window)  # tokens before have left the window
+        slots = infiniop.from_numpy(self.sequences.slots(seq_id, first, end)).to(keys.device)
+        ops.paged_caching(keys, values, *(part[first - start :] for part in parts), slots)
         lengths[layer_idx] = end
         self._uneven[seq_id] = lengths
         if len(set(lengths)) == 1:
@@ -117,7 +118,8 @@ class PagedKVCache(BlockCache):
         return True
 
     def get_kv(self, seq_id: Hashable, layer_idx: int) -> tuple[Any, Any]:
-        """One layer's keys and values of a sequence, `[length, nkvh, head_dim]` each: copies in one piece."""
+        """One layer's keys and values of a sequence, `[length, nkvh, head_dim]` each: copies in one piece. With a
+        sliding window, those of its last tokens."""
         lengths = self._lengths(seq_id)
         self._check_layer(layer_idx)
         give = self._give.get(seq_id, lambda tensor: tensor)
@@ -148,12 +150,17 @@ class PagedKVCache(BlockCache):
 
     def _gathered(self, memory: Tensor, seq_id: Hashable, length: int) -> Tensor:
         _, heads, size, dim = memory.shape
-        out = infiniop.empty((length, heads, dim), dtype=memory.dtype, device=memory.device)
-        for row, block in enumerate(self.sequences.blocks(seq_id)):
-            count = min(size, length - row * size)
-            if count > 0:
-                part = out[row * size : row * size + count]
-                ops.rearrange(memory[block, :, :count].permute(1, 0, 2), out=part)
+        blocks, ring = self.sequences.blocks(seq_id), self.window or max(length, 1)
+        kept = min(length, ring)
+        out = infiniop.empty((kept, heads, dim), dtype=memory.dtype, device=memory.device)
+        done = 0
+        while done < kept:
+            row = (length - kept + done) % ring
+            block, first = blocks[row // size], row % size
+            count = min(size - first, ring - row, kept - done)
+            part = memory[block, :, first : first + count]
+            ops.rearrange(part.permute(1, 0, 2), out=out[done : done + count])
+            done += count
         return out
 
     def length(self, seq_id: Hashable, layer_idx: int) -> int:

@@ -186,6 +186,10 @@ class SequenceTable:
         sequence = self._get(seq_id)
         sequence.length = max(sequence.length, length)
 
+    def rewind(self, seq_id: Hashable, length: int) -> None:
+        """Takes the tokens beyond `length` back: the step that would have computed them has failed."""
+        self._get(seq_id).length = length
+
     def slots(self, seq_id: Hashable, start: int, end: int) -> np.ndarray:
         """Where the tokens from `start` to `end` lie, i64 `[end - start]`."""
         rows = np.arange(start, end, dtype=np.int64)
@@ -225,11 +229,11 @@ class SequenceTable:
         """Which of a sequence's blocks the tokens from `start` to `end` lie in although others hold them as well."""
         if end <= start:
             return []
-        first, last = start // self.block_size, (end - 1) // self.block_size
-        if self.window is not None:  # a ring: only single tokens wrap around
-            rows = {(t % self.window) // self.block_size for t in (start, end - 1)}
-            first, last = min(rows), max(rows)
-        written = range(first, min(last + 1, len(sequence.blocks)))
+        first, last = start, end - 1
+        if self.window is not None:  # a ring
+            wraps = first // self.window != last // self.window
+            first, last = (0, self.window - 1) if wraps else (first % self.window, last % self.window)
+        written = range(first // self.block_size, min(last // self.block_size + 1, len(sequence.blocks)))
         return [row for row in written if self.allocator.reference_count(sequence.blocks[row]) > 1]
 
     def _missing_blocks(self, seq_id: Hashable, count: int) -> int:

@@ -19,6 +19,10 @@ class MistralConfig(LlamaConfig):
     max_position_embeddings: int = 131072
     sliding_window: int | None = 4096
 
+    @property
+    def attention_window(self) -> int | None:
+        return self.sliding_window
+
 
 @register_model
 class MistralForCausalLM(LlamaForCausalLM):

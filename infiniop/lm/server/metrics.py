@@ -23,7 +23,7 @@ class Metrics:
         self._generated = Counter("infiniop_generated_tokens", "Tokens generated.", registry=registry)
         self._preemptions = Counter("infiniop_preemptions", "Sequences that gave their blocks back.", registry=registry)
         self._ttft = Histogram(
-            "infiniop_ttft_seconds", "Time to a request's first token.", buckets=_SECONDS, registry=registry
+            "infiniop_ttft_seconds", "Time to a continuation's first token.", buckets=_SECONDS, registry=registry
         )
         self._itl = Histogram("infiniop_itl_seconds", "Time between tokens.", buckets=_SECONDS, registry=registry)
         self._waiting = Gauge("infiniop_waiting", "Sequences that wait.", registry=registry)
@@ -46,7 +46,7 @@ class Metrics:
         self._counted = replace(now)
 
     def token(self, since_request: float, last: float | None, now: float) -> None:
-        """A token came now; `last` is when its request had one before."""
+        """A token came now; `last` is when its continuation had one before."""
         self._generated.inc()
         if last is None:
             self._ttft.observe(since_request)

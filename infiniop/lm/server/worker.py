@@ -31,7 +31,7 @@ class Ticket:
         self._events: asyncio.Queue[Event | EngineFailure] = asyncio.Queue()
         self._open: dict[str, int] = {}  # request → continuations that have not ended
         self.began = time.perf_counter()
-        self.last: dict[str, float] = {}  # request → its last token
+        self.last: dict[tuple[str, int], float] = {}  # request and continuation → its last token
 
     async def submit(self, request_id: str, prompt: Sequence[int], params: RequestParams) -> None:
         """Hands a request over. Raises what `ServingEngine.add` raises, and `EngineFailure`."""
@@ -94,6 +94,8 @@ class Worker:
         future: Future[None] = Future()
 
         def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
             try:
                 function()
                 future.set_result(None)
@@ -139,9 +141,9 @@ class Worker:
         for event in self.engine.step():
             ticket = self._tickets[event.request_id]
             if event.token_id is not None:
-                now = time.perf_counter()
-                self.metrics.token(now - ticket.began, ticket.last.get(event.request_id), now)
-                ticket.last[event.request_id] = now
+                now, continuation = time.perf_counter(), (event.request_id, event.index)
+                self.metrics.token(now - ticket.began, ticket.last.get(continuation), now)
+                ticket.last[continuation] = now
             ticket.put(event)
         self.metrics.observe(self.engine)
         for request_id in self._tickets.keys() - self.engine.request_ids:
@@ -153,5 +155,7 @@ class Worker:
         self._failure = EngineFailure(f"the engine has stopped: {type(error).__name__}: {error}")
         for ticket in set(self._tickets.values()):
             ticket.put(self._failure)
-        while self._read_inbox(wait=True):
-            pass
+        running = True
+        while running:
+            with contextlib.suppress(Exception):  # of an engine that is broken
+                running = self._read_inbox(wait=True)
