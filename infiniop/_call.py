@@ -375,7 +375,7 @@ def _remember(operation: Operation, plan: Plan, arrays: Sequence[Any], attrs: tu
             return
     kinds = {array.__class__ for array in arrays if array is not None}
     door = doors[next(iter(kinds))]
-    if len(kinds) != 1 or door.short_key is None:
+    if len(kinds) != 1 or door.borrows:
         return
     key: list[Any] = []
     for tensor, array in zip(operation.schema.tensors, arrays, strict=True):

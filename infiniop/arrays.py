@@ -235,13 +235,15 @@ class _BorrowingDoor:
     """Arrays of other libraries. New outputs are Tensors, unless the library takes them over."""
 
     suffix, borrows = "", True
-    short_key = None
 
     def __init__(self, name: str, borrow: Callable[[Any], Tensor]):
         self.name, self.tensor = name, borrow
 
     def enter(self, array: Any) -> tuple[Any, Any]:
         raise NotImplementedError("a call turns these arrays into tensors first")
+
+    def short_key(self, array: Any, output: bool) -> tuple:
+        raise NotImplementedError("every call asks for the memory anew")
 
     def signature(self, array: Any) -> Signature:
         return self.tensor(array)._sig
@@ -274,15 +276,15 @@ _CUDA_INTERFACE = _BorrowingDoor("cuda_array_interface", from_cuda_array)
 _INTERFACE = _InterfaceDoor("array_interface", _from_interface)
 
 
-class _Doors(dict[type, Any]):
+class _Doors(dict[type, Door]):
     """The door of a type; found once per type."""
 
-    def __missing__(self, kind: type) -> Any:
+    def __missing__(self, kind: type) -> Door:
         found = self[kind] = _find(kind)
         return found
 
 
-def _find(kind: type) -> Any:
+def _find(kind: type) -> Door:
     if issubclass(kind, Tensor):
         return _TENSOR
     if issubclass(kind, np.ndarray):

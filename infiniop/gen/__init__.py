@@ -16,10 +16,6 @@ from . import accessors, cffi, core, cpp, docs, headers, lock, manifests, python
 from .abi import Abi
 
 
-class Stale(RuntimeError):
-    """Committed files that are not what the operator files give."""
-
-
 def source_root() -> Path:
     """The repository: where `operators/` and `registry.yaml` lie."""
     import infiniop.operators

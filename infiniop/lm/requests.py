@@ -49,6 +49,8 @@ class RequestParams(SamplingParams):
             raise ValueError(f"logprobs must be at least 0, got {self.logprobs}")
         if self.timeout is not None and not self.timeout > 0:
             raise ValueError(f"timeout must be above 0 seconds, got {self.timeout}")
+        if isinstance(self.stop, str):
+            raise TypeError(f"stop must be a tuple of texts, got the text {self.stop!r}")
         if any(not text for text in self.stop):
             raise ValueError("a stop text must not be empty")
 

@@ -123,6 +123,7 @@ class CausalLM(Module, GenerationMixin):
         self.device = device
         self.dtype = resolve_dtype(dtype or config.torch_dtype or "float32")
         self.generation_defaults: dict[str, Any] = {}
+        self.revision = 0  # of the parameters
         available = available_operators(device, ALL_OPERATORS)
         self._packer = Packer(device, available, quantize)
         self._tied_output: Tensor | None = None  # quantised, beside the embedding that it comes from
@@ -216,6 +217,7 @@ class CausalLM(Module, GenerationMixin):
 
     def _changed(self) -> None:
         """Parameters have changed: what was made of them is made again."""
+        self.revision += 1
         self._ready = False
         self._graphs.clear()
 
@@ -367,6 +369,8 @@ class CausalLM(Module, GenerationMixin):
         self._check_loaded()
         batch.check_tokens(self.config.vocab_size)
         self._check_context(batch)
+        if self._ranks is not None and not cache.number:
+            raise ValueError("a model on several ranks takes caches of its own new_cache() only: all ranks have a part")
         device_batch = DeviceBatch(batch, self._rope, self._buffers)  # may fail: before the other ranks hear of it
         if self._ranks is not None:
             self._ranks.command("follow", batch, cache.number, all_logits)

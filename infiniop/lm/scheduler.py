@@ -212,6 +212,12 @@ class Scheduler:
             budget -= self._take(step, admitted, budget)
         return step
 
+    def start_over(self) -> None:
+        """All keys and values are void: what runs is computed once more, and no beginning is known."""
+        for continuation in list(self._running):
+            self._give_back(continuation)
+        self.table.prefixes.clear()
+
     def withdraw(self, step: Sequence[Work]) -> None:
         """Takes note of a step that failed: its sequences wait again, and their tokens are computed once more."""
         for work in step:

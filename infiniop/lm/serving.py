@@ -76,6 +76,7 @@ class ServingEngine:
             prefixes = False  # keys turn by the whole sequence's length: no beginning is like another
         self.scheduler = Scheduler(self.cache.sequences, prefix_caching=prefixes, **options)
         self._outputs: dict[Hashable, _Output] = {}
+        self._revision = model.revision
 
     def __bool__(self) -> bool:
         """Whether there is anything left to do."""
@@ -113,6 +114,9 @@ class ServingEngine:
 
     def step(self) -> list[Event]:
         """Runs one step and returns what it brought."""
+        if self._revision != self.model.revision:  # other parameters give other keys and values
+            self._revision = self.model.revision
+            self.scheduler.start_over()
         work = self.scheduler.schedule(self.clock())
         events = self._run(work) if work else []
         return events + self._endings()

@@ -26,6 +26,7 @@ from infiniop.lm import (
     load_config,
 )
 from infiniop.lm.arrays import infini_to_numpy
+from infiniop.lm.cache import KVCache
 from infiniop.lm.checkpoint import Checkpoint
 from infiniop.lm.ranks import Place, RankError
 
@@ -142,6 +143,8 @@ def test_an_interrupted_step_ends_the_ranks(checkpoint, prompts):
 def test_bad_input_is_refused_before_the_ranks_hear_of_it(engine):
     with pytest.raises(ValueError, match="outside the vocabulary"):
         engine.generate([[640]], 3)
+    with pytest.raises(ValueError, match=r"new_cache\(\) only"):
+        engine.model([[1, 2]], kv_cache=KVCache(engine.config, 1, 8, dtype="float32"))
     with pytest.raises(ValueError, match="block_tables"):
         engine.reset_cache(PagedKVCacheConfig(num_blocks=4, block_size=4))
         engine.forward(InferEngine.Input([[1, 2]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import threading
 import weakref
@@ -21,6 +22,7 @@ from infiniop.lm import (
     replay,
 )
 from infiniop.lm.checkpoint import Checkpoint
+from infiniop.lm.engine import _plan
 
 Input = InferEngine.Input
 SAMPLED = {"temperature": 0.9, "top_k": 40, "top_p": 0.95, "seed": 3}
@@ -217,8 +219,10 @@ def test_bad_values_are_refused_in_a_replay(checkpoint, prompts, launches):
     assert len(launches) == 2
     with pytest.raises(ValueError, match="outside the vocabulary"):
         engine.forward(Input(**{**step, "input_ids": [[640]]}))
+    cache = engine._engine_cache()
+    beyond = dataclasses.replace(_plan(Input(**step), cache), slots=np.array([32]))
     with pytest.raises(infiniop.InfiniopError, match=r"paged_caching.*slot_mapping"):
-        engine.forward(Input(**step, slot_mapping=[32]))
+        engine.next_tokens(beyond, cache, Input(**step).sampling(1))
     assert len(launches) == 3
     assert np.asarray(engine.forward(Input(**step))).tolist() == good
 

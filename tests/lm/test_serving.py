@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -105,6 +107,25 @@ def test_a_step_that_fails_can_be_made_again(model, prompts, n):
         model.set_hook_registry(None)
     assert found == expected and calls > 10
     assert engine.cache.sequences.allocator.used_blocks == 0
+
+
+def test_other_parameters_compute_everything_anew(checkpoint, prompts):
+    """What is in the cache is of the parameters that it was computed with."""
+    model = AutoLlamaModel.from_pretrained(checkpoint("llama-gqa").path, dtype="float32")
+    (row,) = prompts(21)
+    params = RequestParams(max_new_tokens=12, ignore_eos=True)
+    engine = ServingEngine(model, cache_config=paged(64))
+    before = run(engine, {"x": (row, params)})
+    engine.add("y", row, params)
+    midway = [event.token_id for _ in range(4) for event in engine.step()]
+    name = "model.layers.0.self_attn.k_proj.weight"
+    model.load_param(name, infini_to_numpy(model.state_dict()[name])[::-1].copy())
+    rest = []
+    while engine:
+        rest += [event.token_id for event in engine.step()]
+    fresh = ServingEngine(model, cache_config=paged(64), prefix_caching=False)
+    assert midway + rest == [*midway, *run(fresh, {"z": (row + midway, replace(params, max_new_tokens=8))})["z", 0]]
+    assert run(engine, {"w": (row, params)})["w", 0] == run(fresh, {"w": (row, params)})["w", 0] != before["x", 0]
 
 
 def test_sampled_tokens_do_not_depend_on_the_batch(model, prompts):
@@ -240,6 +261,11 @@ def test_requests_that_cannot_be_served(model, prompt, params, message):
 def test_illegal_parameters(bad):
     with pytest.raises(ValueError, match=next(iter(bad)).removesuffix("s")):
         RequestParams(**bad)
+
+
+def test_a_stop_text_is_no_tuple_of_its_letters():
+    with pytest.raises(TypeError, match="stop must be a tuple of texts"):
+        RequestParams(stop="end")  # type: ignore[arg-type]
 
 
 @settings(deadline=None)

@@ -54,6 +54,11 @@ class PrefixIndex:
             self._keys[block] = key, content
         return content
 
+    def clear(self) -> None:
+        """No block holds what it did. Contents keep their numbers, which sequences may still refer to."""
+        for known in (self._contents, self._blocks, self._keys):
+            known.clear()
+
     def forget(self, block: int) -> None:
         """The block gets another content."""
         if block in self._keys:
