@@ -24,8 +24,8 @@ def tool(name: str) -> str:
     return found
 
 
-def build(folder: Path, *options: str) -> Path:
-    """The emulator's library, up to date."""
+def build(folder: Path, *options: str, target: str = "all") -> Path:
+    """The emulator's library, up to date, or a program."""
     if not GENERATED.is_dir():
         pytest.skip(f"needs the build's generated files: {GENERATED}")
     cmake = tool("cmake")
@@ -35,11 +35,11 @@ def build(folder: Path, *options: str) -> Path:
         source = ["-S", str(ROOT / "tests/nvidia/emulator"), "-B", str(folder), f"-DINFINIOP_GENERATED={GENERATED}"]
         for command in (
             [cmake, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}", *source, *options],
-            [cmake, "--build", str(folder)],
+            [cmake, "--build", str(folder), "--target", target],
         ):
             done = subprocess.run(command, capture_output=True, text=True)
             assert done.returncode == 0, done.stdout + done.stderr
-    return folder / "libinfiniop_nvidia_emulator.so"
+    return folder / ("libinfiniop_nvidia_emulator.so" if target == "all" else target)
 
 
 @functools.cache

@@ -45,7 +45,6 @@ constexpr float poison = NAN; // the maximum of a split that met a table's entry
 template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps) attend_keys(const AttentionParams p) {
     T *const q = shared_memory<T>();
     __shared__ float warp_top[S::most_warps][16], warp_total[S::most_warps][16];
-    __shared__ int bad;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, warps = blockDim.x / 32;
     const SplitBlock block(p, blockIdx.x);
     const Sequence s(p, block.sequence);
@@ -60,9 +59,6 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
     const T *k_head = static_cast<const T *>(p.k) + block.kv_head * p.k_at.head;
     const T *v_head = static_cast<const T *>(p.v) + block.kv_head * p.v_at.head + slice;
     const int v_size = min(p.dv - slice, S::DV);
-    if (thread == 0) {
-        bad = 0;
-    }
     for (int i = thread; i < 16 * (S::D / 8); i += blockDim.x) {
         const int row = i / (S::D / 8), column = (i - row * (S::D / 8)) * 8;
         const bool valid = first_row + row < rows && column < p.d;
@@ -130,7 +126,7 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
     const int certain = s.visible(p, first_row / p.by_group); // keys that every row sees
     for (int stage = 0; step < end; step += warps) {
         copy_async_wait<S::stages - 2>();
-        __syncwarp();
+        __syncwarp(); // all lanes' copies are here, and nobody reads the stage that the next load overwrites any more
         load(step + (S::stages - 1) * warps, stage == 0 ? S::stages - 1 : stage - 1);
         const T *keys = ring + stage * S::stage, *values = keys + 16 * S::pitch;
         float scores[1][2][4];
@@ -154,16 +150,11 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
         uint32_t weights[1][1][4];
         pack_weights<T, 1, 16>(weights, scores);
         add_values<T, 1, 16, S::DV, S::v_pitch>(sums, weights, values);
-        __syncwarp(); // before the next load overwrites this stage
         stage = stage + 1 == S::stages ? 0 : stage + 1;
     }
-    copy_async_wait<0>();
-    if (met_bad) {
-        bad = 1;
-    }
 
-    // The warps' sums meet, in the rings.
-    __syncwarp();
+    // The warps' sums meet, in the rings, where all copies have arrived: a warp has waited for those of its last step.
+    __syncwarp(); // nobody reads the last values any more
     float *const warp_sums = reinterpret_cast<float *>(ring);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
@@ -180,7 +171,7 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
             to[1] = sums[0][c][2 * half + 1];
         }
     }
-    __syncthreads();
+    const bool bad = __syncthreads_or(met_bad);
     for (int i = thread; i < 16 * S::DV; i += blockDim.x) {
         const int row = i / S::DV, column = i - row * S::DV;
         if (first_row + row >= rows || column >= v_size) {
@@ -198,7 +189,7 @@ template <class T, class S> __global__ void __launch_bounds__(32 * S::most_warps
         if (split.active > 1) {
             const int64_t at = block.row(p, first_row + row);
             partial_sums(p, at, block.split)[slice + column] = sum;
-            if (column == 0) {
+            if (slice == 0 && column == 0) { // the other slices have the same
                 float *weights = partial_weights(p, at, block.split);
                 weights[0] = bad ? poison : top;
                 weights[1] = total;

@@ -19,7 +19,6 @@ struct PlainShape {
 template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) attend_plain(const AttentionParams p) {
     using S = PlainShape;
     float *const q = shared_memory<float>(), *const cache = q + S::rows * S::pitch;
-    __shared__ int bad;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     SplitBlock block(p, blockIdx.x);
     int first_row = block.tile * S::rows;
@@ -42,16 +41,8 @@ template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) att
         return;
     }
     const int begin = block.split * split.share * 16, end = min(limit, begin + split.share * 16);
-    if (thread == 0) {
-        bad = 0;
-    }
-    __syncthreads();
-    if (bad_table(p, s, thread, 32 * S::warps)) {
-        bad = 1;
-    }
-    __syncthreads();
-    if (bad) {
-        if (split.active > 1 && thread < S::rows && first_row + thread < rows) {
+    if (__syncthreads_or(bad_table(p, s, thread, 32 * S::warps))) {
+        if (split.active > 1 && slice == 0 && thread < S::rows && first_row + thread < rows) {
             partial_weights(p, block.row(p, first_row + thread), block.split)[0] = poison;
         }
         return;
@@ -167,7 +158,7 @@ template <class T> __global__ void __launch_bounds__(32 * PlainShape::warps) att
                 to[column * p.out_at.last] = from_float<T>(sums[r][c] * factor);
             }
         }
-        if (split.active > 1 && lane == 0) {
+        if (split.active > 1 && slice == 0 && lane == 0) { // the other slices have the same
             float *weights = partial_weights(p, at, block.split);
             weights[0] = top[r];
             weights[1] = total[r];

@@ -192,24 +192,18 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) attend
     T *const q = shared_memory<T>(), *const keys = q + S::rows * S::pitch, *const values = keys + S::N * S::pitch;
     __shared__ Sequence s; // in shared memory, as first_row is: the loop over keys leaves few registers
     __shared__ int first_row;
-    __shared__ bool bad;
     const int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     const int kv_head = blockIdx.y, slice = blockIdx.z * S::DV;
     if (thread == 0) { // later rows see more keys: they begin first
         const RowTile tile(p, gridDim.x - 1 - blockIdx.x, S::rows);
         s = Sequence(p, tile.sequence);
         first_row = tile.first;
-        bad = false;
     }
     __syncthreads();
     if (!s.valid || first_row < 0 || first_row >= s.tokens * p.group) {
         return;
     }
-    if (bad_table(p, s, thread, S::threads)) {
-        bad = true;
-    }
-    __syncthreads();
-    if (bad) {
+    if (__syncthreads_or(bad_table(p, s, thread, S::threads))) {
         return;
     }
     const int last = min(first_row + S::rows, s.tokens * p.group) - 1;
@@ -291,9 +285,9 @@ template <class T, class S> __global__ void __launch_bounds__(S::threads) attend
         }
         add_values<T, S::MT, S::N, S::DV, S::v_pitch>(sums, weights, values);
     }
-    copy_async_wait<0>();
-    if (limit <= 0) {
-        __syncthreads(); // the queries of other warps' rows have been copied
+    if (limit <= 0) { // the queries that other warps copied are here
+        copy_async_wait<0>();
+        __syncthreads();
     }
     // Each warp's rows of q make room for its results, which then leave 16 bytes at a time.
 #pragma unroll

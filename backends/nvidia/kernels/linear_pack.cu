@@ -53,7 +53,7 @@ template <class W> __global__ void check_elements(const PackParams p) {
             fits = x - x == 0.0f;
         }
         if (!fits) {
-            p.findings->unfit = 1; // whoever writes, writes the same
+            atomicOr(&p.findings->unfit, 1u);
         }
     }
     if (p.zeros && p.w.k > 0) {
@@ -61,7 +61,7 @@ template <class W> __global__ void check_elements(const PackParams p) {
             const int zero = stored_zero(p, i / p.w.groups(), i % p.w.groups());
             const int most = int4 ? 15 : 255;
             if (zero > (int4 ? 128 : 256) || most - zero > 256) {
-                p.findings->wide = 1;
+                atomicOr(&p.findings->wide, 1u);
             }
         }
     }

@@ -180,10 +180,10 @@ __device__ __forceinline__ void ldmatrix_x4_transposed(uint32_t (&r)[4], const v
 }
 
 __device__ __forceinline__ void copy_async_16(void *shared, const void *from, bool valid) {
-    valid ? memcpy(shared, from, 16) : memset(shared, 0, 16);
+    emulator::copy_async_16(shared, from, valid);
 }
-__device__ __forceinline__ void copy_async_commit() {}
-template <int N> __device__ __forceinline__ void copy_async_wait() {}
+__device__ __forceinline__ void copy_async_commit() { emulator::copy_async_commit(); }
+template <int N> __device__ __forceinline__ void copy_async_wait() { emulator::copy_async_wait(N); }
 
 #endif
 

@@ -2,9 +2,9 @@
 // is built by g++, so that its logic (launch plans, indices, barriers, warp exchanges) can be tested without a GPU.
 //
 // Blocks run one after the other; the threads of a block are fibers that switch at barriers and warp exchanges.
-// "Device" memory is host memory, streams run at once, a capturing stream records. Timing, memory ordering between
-// blocks and everything else of the hardware's is not modelled.
-// INFINIOP_EMULATOR_ORDER=reverse runs blocks and threads backwards: a missing barrier shows in one of the two orders.
+// "Device" memory is host memory, streams run at once, a capturing stream records. Timing and everything else of the
+// hardware's is not modelled. Accesses to memory that no barrier orders are found (races.cc), whatever order the
+// threads ran in; INFINIOP_EMULATOR_ORDER=reverse runs blocks and threads backwards.
 #pragma once
 
 #define INFINIOP_CUDA_EMULATED 1
@@ -25,11 +25,17 @@
 #define __host__
 #define __constant__ static
 #define __forceinline__ inline
-#define __shared__ static // blocks run one at a time
+// Blocks run one at a time. A thread's statics lie together, so that races.cc knows shared memory by its address;
+// AddressSanitizer sees the ends of plain ones only.
+#ifdef __SANITIZE_ADDRESS__
+#define __shared__ static
+#else
+#define __shared__ static thread_local
+#endif
 #define __align__(n) alignas(n)
 #define __launch_bounds__(...)
 
-struct uint2 {
+struct alignas(8) uint2 {
     unsigned x, y;
 };
 struct uint3 {
@@ -62,10 +68,19 @@ namespace emulator {
 void *dynamic_shared();
 
 // Every lane of `mask` gives `bytes` (at most 64) and finds those of lane i at all + i * bytes; others' are undefined.
+// Orders no accesses to memory: "These intrinsics do not imply a memory barrier" (CUDA C++ Programming Guide, warp
+// shuffle, vote, match and reduce functions), other than __syncwarp.
 void exchange(unsigned mask, const void *mine, size_t bytes, void *all);
+void warp_barrier(unsigned mask);
 unsigned lane();
 void block_barrier();
-int block_sum(int value); // over the block's threads, at a barrier
+int block_sum(int value);                  // over the block's threads, at a barrier
+void atomic_access(void *p, size_t bytes); // is about to happen
+
+// cp.async: what is copied arrives at the wait, no sooner; until then there is NaN. `valid` false: zeros.
+void copy_async_16(void *shared, const void *from, bool valid);
+void copy_async_commit();
+void copy_async_wait(unsigned newest); // commits that need not have arrived
 
 } // namespace emulator
 
@@ -83,10 +98,7 @@ inline int __syncthreads_and(int predicate) { return emulator::block_sum(predica
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 
-inline void __syncwarp(unsigned mask = 0xffffffffu) {
-    char nothing = 0, all[32];
-    emulator::exchange(mask, &nothing, 1, all);
-}
+inline void __syncwarp(unsigned mask = 0xffffffffu) { emulator::warp_barrier(mask); }
 
 template <class T> T emulated_shuffle(unsigned mask, T value, int source) {
     T all[32];
@@ -157,7 +169,8 @@ inline unsigned __reduce_and_sync(unsigned mask, unsigned value) {
 
 // ---- atomics: only one thread runs at a time -------------------------------------------------------------------
 
-template <class T, class Op> T emulated_atomic(T *p, Op op) {
+template <class T, class Op> __attribute__((no_sanitize("thread"))) T emulated_atomic(T *p, Op op) {
+    emulator::atomic_access(p, sizeof(T));
     const T before = *p;
     *p = op(before);
     return before;

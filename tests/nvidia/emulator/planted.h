@@ -1,0 +1,3 @@
+#pragma once
+
+bool planted_defects_are_named();
