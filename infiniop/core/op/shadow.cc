@@ -408,8 +408,9 @@ private:
             const char *theirs = host[p.region] + p.offset;
             Ledger &l = ledger();
             const std::lock_guard lock(l.mutex);
-            l.packed[{twin.kernel->backend, bytes_hash(regions_[p.region].after.data() + p.offset, size)}].assign(
-                theirs, theirs + size);
+            const size_t ours = bytes_hash(regions_[p.region].after.data() + p.offset, size);
+            // The first time only: other threads may be reading it.
+            l.packed.try_emplace({twin.kernel->backend, ours}, theirs, theirs + size);
         }
     }
 
