@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import infiniop
 
 from .arrays import resolve_dtype
-from .config import read_json
+from .config import read_json, token_ids
 from .distributed import DistConfig
 from .models import load_config, model_class
 from .quantized import open_checkpoint
 from .ranks import Parallel, rank_device, spread
+from .sampling import NEUTRAL
 
 if TYPE_CHECKING:
     from .config import LlamaConfig
@@ -57,10 +58,10 @@ class AutoLlamaModel:
         if dtype is not None:
             dtype = resolve_dtype(dtype)
         config = load_config(folder)
-        ranks = distributed_config or DistConfig()
+        ranks, defaults = distributed_config or DistConfig(), _generation_defaults(folder)
         arguments = config, str(device), dtype, quantize, ranks
         model: Any = spread(config, ranks, infiniop.Device(device).name, _load, folder, *arguments)
-        model.generation_defaults = _generation_defaults(folder)
+        model.generation_defaults = defaults
         seconds = time.perf_counter() - began
         logger.info("loaded %s: device %s, dtype %r, %.2f seconds", folder, device, model.dtype, seconds)
         return model
@@ -82,4 +83,13 @@ def _load(parallel: Parallel | None, folder: Path, config: LlamaConfig, *argumen
 
 def _generation_defaults(folder: Path) -> dict[str, Any]:
     file = folder / "generation_config.json"
-    return read_json(file) if file.is_file() else {}
+    values = read_json(file) if file.is_file() else {}
+    for name in NEUTRAL:
+        value = values.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{file}: {name} must be a number or null, got {value!r}")
+    try:
+        token_ids("eos_token_id", values.get("eos_token_id"))
+    except TypeError as error:
+        raise ValueError(f"{file}: {error}") from None
+    return values

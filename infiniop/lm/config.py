@@ -30,7 +30,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _token_ids(name: str, value: object) -> list[int]:
+def token_ids(name: str, value: object) -> list[int]:
+    """What a field of token ids holds, as a list; null is none. Raises `TypeError`."""
     if value is None:
         return []
     values = value if isinstance(value, list | tuple) else [value]
@@ -79,7 +80,7 @@ class LlamaConfig:
     extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, _token_ids(name, value) if name in _TOKEN_ID_FIELDS else value)
+        object.__setattr__(self, name, token_ids(name, value) if name in _TOKEN_ID_FIELDS else value)
 
     def __post_init__(self) -> None:
         self._head_dim_given = self.head_dim is not None

@@ -24,8 +24,8 @@ class RankError(RuntimeError):
 class CommunicationGroup:
     """Ranks that exchange tensors: `infiniop.Tensor`, NumPy or torch, changed in place.
 
-    Gloo on the CPU, NCCL on NVIDIA. Memory of a device that torch does not know goes through the host. Every call
-    raises `RankError` when a member has gone.
+    Gloo on the CPU, NCCL on NVIDIA, which takes tensors of the device alone. Memory of a device that torch does not
+    know goes through the host. Every call raises `RankError` when a member has gone.
     """
 
     def __init__(self, store: Any, name: str, rank: int, size: int, device: str = "cpu"):
@@ -51,7 +51,7 @@ class CommunicationGroup:
         """Every rank's tensor (all of one shape and dtype), in the order of ranks, on the host."""
         import torch
 
-        own = _as_torch(tensor)
+        own = _as_torch(tensor, on_device=self._nccl)
         parts = [torch.empty_like(own) for _ in range(self.size)]
         with _failing("all_gather"):
             self._group.allgather([parts], [own.contiguous()]).wait()

@@ -177,16 +177,16 @@ class CausalLM(Module, GenerationMixin):
             whole = infini_to_numpy(tensor)
             self._ranks.command("receive_param", name, whole.dtype, whole.shape)
             with self._ranks.guarded():
-                self._ranks.parallel.world.broadcast(np.ascontiguousarray(whole))
+                self._ranks.parallel.world.broadcast(infiniop.from_numpy(np.array(whole, order="C")).to(self.device))
         self._keep(name, parameter, infini_to_numpy(tensor))
         self._changed()
 
     def receive_param(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
         """`load_param` in a rank other than 0."""
         assert self._parallel is not None
-        whole = np.empty(shape, dtype)
+        whole = infiniop.empty(shape, dtype, self.device)
         self._parallel.world.broadcast(whole)
-        self._keep(name, self._parameters[name], whole)
+        self._keep(name, self._parameters[name], infini_to_numpy(whole))
         self._changed()
 
     def _keep(self, name: str, parameter: Parameter, whole: np.ndarray) -> None:
@@ -412,6 +412,8 @@ class CausalLM(Module, GenerationMixin):
         lengths. With a cache, row r continues sequence r of it; without, nothing is kept."""
         rows = token_rows(input_ids)
         self._check_prompts(rows, 0)
+        if not isinstance(kv_cache, BlockCache | None):
+            raise TypeError(f"kv_cache must be a KVCache, a PagedKVCache or None, got {type(kv_cache).__name__}")
         cache = kv_cache or self.new_cache(StaticKVCacheConfig(len(rows), max(map(len, rows))))
         for row in range(len(rows)):
             if row not in cache.sequences:

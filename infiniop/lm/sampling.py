@@ -48,13 +48,13 @@ class SamplingParams:
         return self if self.seed is not None else replace(self, seed=secrets.randbits(63))
 
 
-_NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # filter nothing
 
 
 def sampling_options(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters of `SamplingParams` but for the seed: what is given, else the default, else what filters nothing.
     None counts as not given."""
-    return {k: next(v for v in (given.get(k), defaults.get(k), _NEUTRAL[k]) if v is not None) for k in _NEUTRAL}
+    return {k: next(v for v in (given.get(k), defaults.get(k), NEUTRAL[k]) if v is not None) for k in NEUTRAL}
 
 
 class Sampler:
@@ -111,7 +111,7 @@ def sample_on_host(logits, temperature, top_k, top_p, min_p, seed, position) -> 
 
 
 def _sample_row(logits, temperature, top_k, top_p, min_p, seed, position) -> int:
-    if temperature == 0:
+    if temperature == 0 or not math.isfinite(logits.max()):  # without a largest number there is no distribution
         return int(logits.argmax())
     scaled = logits / temperature
     weights = np.exp(scaled - scaled.max())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -9,6 +12,7 @@ import infiniop
 from infiniop.lm import (
     AutoLlamaModel,
     DistConfig,
+    DynamicCache,
     HookRegistry,
     InferEngine,
     LlamaForCausalLM,
@@ -320,9 +324,36 @@ def test_a_call_that_fails_leaves_the_cache_as_it_was(checkpoint, prompts):
     model.set_hook_registry(hooks)
     with pytest.raises(ZeroDivisionError):
         model([row[6:]], kv_cache=cache)
+    with pytest.raises(TypeError, match="DynamicCache"):
+        model([row[6:]], kv_cache=DynamicCache())
     model.set_hook_registry(None)
     expected = infini_to_numpy(model([row]))[:, 6:]
     np.testing.assert_allclose(infini_to_numpy(model([row[6:]], kv_cache=cache)), expected, atol=1e-4)
+
+
+def test_parameters_reach_other_ranks_from_the_device(checkpoint):
+    """NCCL takes nothing else."""
+    sent = []
+
+    class Others:
+        parallel = SimpleNamespace(world=SimpleNamespace(broadcast=sent.append))
+
+        def command(self, *_):
+            pass
+
+        def guarded(self):
+            return nullcontext()
+
+        def close(self):
+            pass
+
+    model = AutoLlamaModel.from_pretrained(checkpoint("llama-gqa").path, dtype="float32")
+    model.lead(Others())
+    weight = np.arange(96, dtype=np.float32)
+    model.load_param("model.norm.weight", weight)
+    (tensor,) = sent
+    assert isinstance(tensor, infiniop.Tensor) and tensor.device is infiniop.Device(model.device)
+    assert np.array_equal(tensor.numpy(), weight)
 
 
 def test_caches_that_nobody_has_are_dropped_on_every_rank(checkpoint):

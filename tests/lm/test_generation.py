@@ -83,6 +83,17 @@ def test_generation_config_gives_defaults(checkpoint, tmp_path, prompts):
 
 
 @pytest.mark.parametrize(
+    ("wrong", "words"),
+    [({"temperature": "hot"}, "temperature must be a number"), ({"eos_token_id": "</s>"}, "eos_token_id must be int")],
+)
+def test_a_generation_config_that_makes_no_sense_is_named(checkpoint, tmp_path, wrong, words):
+    folder = shutil.copytree(checkpoint("llama-gqa").path, tmp_path / "m")
+    (folder / "generation_config.json").write_text(json.dumps({"do_sample": True, **wrong}))
+    with pytest.raises(ValueError, match=rf"generation_config\.json: {words}"):
+        AutoLlamaModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
     ("arguments", "options", "words"),
     [
         (([],), {}, "sequence 0 is empty"),
@@ -225,6 +236,16 @@ def test_host_sampling_equals_the_operator(model):
         sampler.draw(rows)
         found.append(sampler.tokens(rows).tolist())
     assert found[0] == found[1]
+
+
+def test_logits_without_a_distribution_still_give_a_token():
+    """A model that overflows: whoever samples, the token is one of the vocabulary."""
+    logits = np.zeros((3, 6), np.float32)
+    logits[0, 4], logits[1], logits[2, 2] = np.nan, -np.inf, np.inf
+    ones, zeros = np.ones(3), np.zeros(3, np.int64)
+    for top_k, top_p, min_p in ((0, 1.0, 0.0), (3, 0.9, 0.1)):
+        found = sample_on_host(logits, ones, zeros + top_k, ones * top_p, ones * min_p, zeros, zeros)
+        assert ((found >= 0) & (found < 6)).all() and found[2] == 2
 
 
 def test_host_sampling_follows_the_distribution():

@@ -96,3 +96,23 @@ def test_members_that_met_wait_as_long_as_it_takes(monkeypatch):
         return array
 
     assert all((array == 2).all() for array in on_ranks(2, late))
+
+
+def test_nccl_gets_tensors_of_the_device(monkeypatch):
+    """No GPU is asked for: what would be lent to torch is looked at."""
+    lent = []
+
+    def lend(tensor, on_device=False):
+        lent.append((tensor, on_device))
+        return torch.from_dlpack(infiniop.from_numpy(np.ones(2, np.float32)))
+
+    class Group:
+        def __getattr__(self, name):
+            return lambda *_: self
+
+    monkeypatch.setattr("infiniop.lm.groups._as_torch", lend)
+    group = object.__new__(CommunicationGroup)
+    group.rank, group.size, group._nccl, group._group = 0, 1, True, Group()
+    for call in (group.all_reduce, group.all_gather, group.broadcast):
+        call("x")
+    assert lent == [("x", True)] * 3
