@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,9 @@ from . import errors, plugins
 from ._library import ffi, lib
 from .arrays import describe, doors, fast
 from .device import Device
-from .errors import BadParamError, NullPointerError, check
-from .memory import NULL, address_of, current
-from .schema import Attr, Operator, Role
+from .errors import ArgumentTypeError, BadParamError, NullPointerError, check
+from .memory import NULL, address_of, clear, current
+from .schema import Attr, Operator, Role, expr
 from .streams import Lane, StreamLike, handle_of, lane_of
 from .tensor import Signature, Tensor
 
@@ -55,6 +56,11 @@ def failed(name: str, status: int) -> errors.InfiniopError:
     return errors.last_error(status, name)
 
 
+def bad_outputs(name: str, count: int, given: Any) -> errors.InfiniopError:
+    """The exception for an `out` that is not as many arrays as the operator has outputs."""
+    return ArgumentTypeError(op=name, argument="out", expected=f"a tuple of {count} outputs", got=_short(given))
+
+
 class Plan:
     """A descriptor, and what calling it takes."""
 
@@ -77,6 +83,8 @@ _handles_lock = threading.Lock()
 
 def handle_for(device: Device, backend: str | None) -> Any:
     """The handle whose descriptors the backend (or the device's best one) serves."""
+    if not isinstance(backend, str | None):
+        raise ArgumentTypeError(argument="backend", expected="the name of a backend", got=_short(backend))
     known = _handles.get((device, backend))
     if known is not None:
         return known
@@ -116,10 +124,22 @@ class Operation:
         self.key_of = _picker(self.at_create)
         self.plain_run = tuple(i for i in self.at_run if not _is_special(schema.attrs[i]))
         self.run_is_plain = self.plain_run == self.at_run
+        self.read_when = {i: t.read_when for i, t in enumerate(schema.tensors) if t.read_when}
+        self.partly_written = frozenset(i for i in self.fresh if schema.tensors[i].written)
 
     def convert(self, index: int, value: Any) -> Any:
         """An attribute as cffi takes it."""
         attr = self.schema.attrs[index]
+        try:
+            return self._converted(attr, value)
+        except errors.InfiniopError:
+            raise
+        except (TypeError, ValueError, OverflowError):
+            raise ArgumentTypeError(
+                op=self.name, argument=attr.name, expected=_wanted(attr), got=_short(value)
+            ) from None
+
+    def _converted(self, attr: Attr, value: Any) -> Any:
         if attr.length is not None:
             return _host_array(attr, value)
         if attr.enum and isinstance(value, str):
@@ -129,8 +149,12 @@ class Operation:
                 )
             return attr.enum.index(value)
         if attr.ctype in ("float", "double"):
+            if isinstance(value, str | bytes):
+                raise TypeError
             return float(value)
         if attr.ctype == "bool":
+            if value not in (False, True):
+                raise TypeError
             return bool(value)
         least, most = _RANGES.get(attr.ctype, _RANGES["int"])
         number = _index(value)
@@ -152,6 +176,22 @@ class Operation:
                 argument, got = self.schema.attrs[index].name, f"{len(values[index])}"
                 raise BadParamError(op=self.name, argument=argument, expected=f"{length} values", got=got)
         return tuple(values.values())
+
+    def check_attributes(self, attrs: Sequence[Any]) -> None:
+        """Raises for the first that has no form in C."""
+        for index, value in enumerate(attrs):
+            self.convert(index, value)
+
+    def check_made(self, made: Sequence[tuple[int, Signature]], attrs: Sequence[Any]) -> None:
+        """An output that these attributes say is read must be the caller's."""
+        values = {a.name: value for a, value in zip(self.schema.attrs, attrs, strict=True)}
+        for index, _ in made:
+            condition = self.read_when.get(index)
+            if condition is not None and expr.evaluate(condition, values, {}):
+                raise BadParamError(
+                    op=self.name, argument=self.tensor_names[index],
+                    expected=f"an array to read, as out=, since {condition}", got="None",
+                )  # fmt: skip
 
     def lengths(self, sigs: Sequence[Signature | None], attrs: Sequence[Any]) -> Mapping[int, int]:
         """Elements of each host array that a call takes, by attribute."""
@@ -253,6 +293,20 @@ _RANGES = {
 }  # fmt: skip
 
 
+def _wanted(attr: Attr) -> str:
+    """What an attribute may be, in words."""
+    if attr.length is not None:
+        return f"an array of {element_type(attr)}"
+    if attr.enum:
+        return f"one of {', '.join(attr.enum)}"
+    return {"float": "a number", "double": "a number", "bool": "True or False"}.get(attr.ctype, "an integer")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _picker(indices: tuple[int, ...]) -> Any:
     if not indices:
         return lambda attrs: ()
@@ -309,6 +363,18 @@ operations = _Operations()
 def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: str | None, **extra: Any) -> Any:
     """Any kind of array, outputs allocated where they are missing, any stream and backend."""
     operation = operations[name]
+    try:
+        return _call(operation, arrays, attrs, stream, backend, extra)
+    except errors.InfiniopError:
+        raise
+    except (TypeError, OverflowError):
+        operation.check_attributes(attrs)  # one that cannot be hashed, or that cffi does not take
+        raise
+
+
+def _call(
+    operation: Operation, arrays: tuple, attrs: tuple, stream: StreamLike, backend: str | None, extra: Mapping[str, Any]
+) -> Any:
     keys: list[Any] = [backend, operation.key_of(attrs)]
     pointers = []
     used: Sequence[Any] = arrays
@@ -317,8 +383,8 @@ def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: st
             keys.append(None)
             pointers.append(NULL)
             continue
-        door = doors[array.__class__]
         try:
+            door = doors[array.__class__]
             if door.borrows:
                 borrowed = door.tensor(array)
                 used = [borrowed if a is array else a for a in used]
@@ -338,9 +404,13 @@ def call(name: str, arrays: tuple, attrs: tuple, stream: StreamLike, backend: st
         stream = door.stream(first)
     results: Sequence[Any] = arrays
     if plan.made:
+        operation.check_made(plan.made, attrs)
         results = list(arrays)
         for index, sig in plan.made:
             results[index], pointers[index] = door.new(sig, first)
+            if index in operation.partly_written:
+                size = math.prod(sig.shape) * sig.dtype.itemsize
+                clear(pointers[index], size, sig.device, handle_of(stream, sig.device))
     _run(operation, plan, pointers, attrs, stream, used if results is arrays else [*used, *results])
     if len(operation.returned) == 1:
         return results[operation.returned[0]]

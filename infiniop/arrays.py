@@ -16,7 +16,7 @@ import numpy as np
 
 from ._library import accelerator, ffi
 from .device import Device
-from .errors import BadParamError, TensorDtypeError
+from .errors import ArgumentTypeError, BadParamError, TensorDtypeError
 from .memory import pointer_to, require_aligned
 from .schema import dtypes as _dtypes
 from .schema.dtypes import DType, dtype
@@ -299,10 +299,10 @@ def _find(kind: type) -> Door:
         return _CUDA_INTERFACE
     if hasattr(kind, "__array_interface__") and not issubclass(kind, np.generic):  # a scalar's memory is a copy
         return _INTERFACE
-    raise TypeError(
-        f"{kind.__name__} is no array: pass an infiniop.Tensor, NumPy, torch, or anything with __dlpack__, "
-        "__array_interface__ or __cuda_array_interface__"
-    )
+    raise ArgumentTypeError(
+        expected="an infiniop.Tensor, a NumPy or torch array, or anything with __dlpack__, __array_interface__ or "
+        "__cuda_array_interface__", got=f"a {kind.__name__}, which is no array",
+    )  # fmt: skip
 
 
 def _meet(kind: type, parameter: type) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from .errors import DeviceNotSupportedError
+from .errors import DeviceNotFoundError, DeviceNotSupportedError
 
 _FIXED = (
     "cpu", "nvidia", "cambricon", "ascend", "metax", "moore", "iluvatar", "kunlun", "hygon", "qy", "ali",
@@ -36,6 +36,8 @@ class Device:
             known.name, known.index = key
             known.code = _code(name)
             known.is_cpu = name == "cpu"
+            if known.is_cpu and known.index:
+                raise DeviceNotFoundError(argument="device", expected="cpu, which is one device", got=f"cpu:{key[1]}")
             known = cls._known.setdefault(key, known)
         return known
 

@@ -55,6 +55,10 @@ class BadParamError(InfiniopError, ValueError):
     status = Status.BAD_PARAM
 
 
+class ArgumentTypeError(BadParamError, TypeError):
+    """An argument of a Python type that the call does not take."""
+
+
 class NullPointerError(InfiniopError):
     """Something required is missing."""
 

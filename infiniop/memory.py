@@ -155,6 +155,13 @@ def _release(storage: Storage) -> None:
     leave(previous)
 
 
+def clear(target: Any, nbytes: int, device: Device, stream: Any) -> None:
+    """Fill bytes with zeros, in the order of `stream`."""
+    if nbytes:
+        with current(device):
+            check(lib.infinirtMemsetAsync(target, 0, nbytes, stream))
+
+
 def copy(target: Any, source: Any, nbytes: int, to: Device, of: Device, stream: Any) -> None:
     """Copy bytes between devices, in the order of `stream`, which belongs to the device among the two."""
     if nbytes == 0:

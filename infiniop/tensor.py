@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -54,6 +55,15 @@ class Signature:
                 cls._known.clear()  # two objects for one signature only cost a second descriptor
             known = cls._known.setdefault(key, known)
         return known
+
+
+def _extents(given: Sequence[Any]) -> tuple[int, ...]:
+    """Integers that were given one by one, or as one sequence."""
+    listed = given[0] if len(given) == 1 and isinstance(given[0], Iterable) else given
+    try:
+        return tuple(operator.index(n) for n in listed)
+    except TypeError:
+        raise TypeError(f"expected integers, got {listed!r}") from None
 
 
 def row_major(shape: Sequence[int]) -> tuple[int, ...]:
@@ -182,6 +192,9 @@ class Tensor:
 
     def as_strided(self, shape: Sequence[int], strides: Sequence[int], offset: int = 0) -> Tensor:
         """Any view that stays within what this tensor reaches; offset and strides in elements."""
+        shape, strides = _extents((shape,)), _extents((strides,))
+        if len(shape) != len(strides):
+            raise TensorShapeError(argument="strides", expected=f"{len(shape)} strides", got=f"{len(strides)}")
         if any(n < 0 for n in shape):
             raise TensorShapeError(argument="shape", expected="extents of 0 or more", got=str(list(shape)))
         low, high = extent(shape, strides)
@@ -207,7 +220,7 @@ class Tensor:
         return self._view(wanted, strides) if strides is not None else self.contiguous().reshape(wanted)
 
     def _resolve(self, shape: tuple[Any, ...]) -> tuple[int, ...]:
-        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        wanted = _extents(shape)
         if wanted.count(-1) == 1:
             known = -math.prod(wanted)
             wanted = tuple((self.numel() // known if known else 0) if n == -1 else n for n in wanted)
@@ -218,8 +231,7 @@ class Tensor:
         return wanted
 
     def permute(self, *axes: Any) -> Tensor:
-        order = tuple(axes[0]) if len(axes) == 1 and not isinstance(axes[0], int) else axes
-        order = tuple(self._axis(a) for a in order)
+        order = tuple(self._axis(a) for a in _extents(axes))
         if sorted(order) != list(range(self.ndim)):
             raise TensorShapeError(f"not a permutation of {self.ndim} axes: {list(order)}")
         return self._view(tuple(self.shape[a] for a in order), tuple(self.strides[a] for a in order))
@@ -251,7 +263,7 @@ class Tensor:
 
     def expand(self, *shape: Any) -> Tensor:
         """Axes of extent 1 repeated (stride 0); -1 keeps an axis; new axes come first."""
-        wanted = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], int) else shape
+        wanted = _extents(shape)
         new = len(wanted) - self.ndim
         if new < 0:
             raise TensorShapeError(f"{list(self.shape)} cannot be expanded to {list(wanted)}")
@@ -269,14 +281,15 @@ class Tensor:
         """Basic indexing: integers, slices, Ellipsis, None. Always a view."""
         keys = key if isinstance(key, tuple) else (key,)
         named = sum(1 for k in keys if k is not None and k is not Ellipsis)
+        open_ended = sum(1 for k in keys if k is Ellipsis)
         if named > self.ndim:
             raise IndexError(f"{named} indices for {self.ndim} axes")
-        if sum(1 for k in keys if k is Ellipsis) > 1:
+        if open_ended > 1:
             raise IndexError("an index holds one Ellipsis at most")
         shape: list[int] = []
         strides: list[int] = []
         offset = axis = 0
-        for k in keys if Ellipsis in keys else (*keys, Ellipsis):
+        for k in keys if open_ended else (*keys, Ellipsis):
             if k is None:
                 shape.append(1)
                 strides.append(0)
@@ -299,8 +312,10 @@ class Tensor:
             strides.append(stride * step)
             return start * stride
         try:
-            index = key.__index__()
-        except AttributeError:
+            if isinstance(key, bool | np.bool_):  # a mask, which is not a view
+                raise TypeError
+            index = operator.index(key)
+        except TypeError:
             raise TypeError(f"not an index: {key!r} (integers, slices, Ellipsis and None)") from None
         if not -n <= index < n:
             raise IndexError(f"index {index} is out of bounds for axis {axis} of extent {n}")
@@ -465,20 +480,15 @@ def new(sig: Signature) -> Tensor:
 
 def empty(shape: int | Sequence[int], dtype: object = "float32", device: DeviceLike = None) -> Tensor:
     """Uninitialised memory."""
-    wanted = (shape,) if isinstance(shape, int) else tuple(int(n) for n in shape)
+    wanted = _extents((shape,))
     if any(n < 0 for n in wanted):
         raise TensorShapeError(argument="shape", expected="extents of 0 or more", got=str(list(wanted)))
     return new(Signature.of(wanted, row_major(wanted), _dtypes.dtype(dtype), Device(device)))
 
 
 def zeros(shape: int | Sequence[int], dtype: object = "float32", device: DeviceLike = None) -> Tensor:
-    from ._library import lib
-    from .errors import check
-
     made = empty(shape, dtype, device)
-    if made.nbytes:
-        with memory.current(made.device):
-            check(lib.infinirtMemsetAsync(made._ptr, 0, made.nbytes, lane_of(made.device).handle))
+    memory.clear(made._ptr, made.nbytes, made.device, lane_of(made.device).handle)
     return made
 
 

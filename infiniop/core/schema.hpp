@@ -67,7 +67,7 @@ struct AttrSchema {
 };
 
 // What a message prints of a constraint: the names that its expression uses.
-enum class ValueKind : uint8_t { axis, group_size, group_ndim, attr_integer, attr_real, dtype };
+enum class ValueKind : uint8_t { axis, group_size, group_ndim, attr_integer, attr_real, dtype, shape };
 struct ValueRef {
     const char *name;
     ValueKind kind;

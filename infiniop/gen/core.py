@@ -143,7 +143,7 @@ class _Table:
         lines, rows = [], []
         for i, c in enumerate(self.op.constraints):
             lines.append(self._expression(f"holds_{i}", c.expr, "bool"))
-            uses = [self._value_ref(n) for n in expr.names(c.expr) if n not in self.names.tensors]
+            uses = [self._value_ref(n, c.expr) for n in expr.names(c.expr) if n != c.argument or n in self.names.attrs]
             lines.append(_array(f"const ValueRef uses_{i}[]", uses))
             rows.append(
                 f"{{holds_{i}, {_string(c.argument)}, {_string(c.expected)}, INFINI_STATUS_{c.status.name}, "
@@ -151,11 +151,13 @@ class _Table:
             )
         return [*lines, _array("const ConstraintSchema constraints[]", rows)]
 
-    def _value_ref(self, name: str) -> str:
+    def _value_ref(self, name: str, text: str) -> str:
         n = self.names
+        if name in n.groups and expr.is_counted(text, name):
+            return f"{{{_string(f'axes of {name}')}, ValueKind::group_ndim, {n.groups[name]}}}"
         real = name in n.real_attrs
         for table, kind in ((n.axes, "axis"), (n.groups, "group_size"), (n.dtypes, "dtype"),
-                            (n.attrs, "attr_real" if real else "attr_integer")):  # fmt: skip
+                            (n.tensors, "shape"), (n.attrs, "attr_real" if real else "attr_integer")):  # fmt: skip
             if name in table:
                 return f"{{{_string(name)}, ValueKind::{kind}, {table[name]}}}"
         raise expr.ExpressionError(f"{self.op.name}: {name} is no name of this operator")

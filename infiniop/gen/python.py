@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 from numpy import ndarray
 
 from . import arrays
-from ._call import CHAR_POINTER, NULL, call, cast, failed, fast_call, from_buffer, here
+from ._call import CHAR_POINTER, NULL, bad_outputs, call, cast, failed, fast_call, from_buffer, here
 from .arrays import accelerated
 from .tensor import Tensor
 
@@ -210,7 +210,12 @@ def _body(operator: Operator) -> str:
     unpack = ""
     if len(outs) > 1:
         names = ", ".join(identifier(t.name) for t in outs)
-        unpack = f"{names} = out if out is not None else ({', '.join(['None'] * len(outs))})\n"
+        unpack = f"""\
+try:
+    {names} = out if out is not None else ({", ".join(["None"] * len(outs))})
+except (TypeError, ValueError):
+    raise bad_outputs("{operator.name}", {len(outs)}, out) from None
+"""
     return unpack + _fast_path(operator) + _general_path(operator)
 
 

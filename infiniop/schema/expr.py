@@ -29,8 +29,16 @@ def parse(text: str) -> ast.expr:
 
 def names(text: str) -> list[str]:
     """The names of an expression in order of appearance, functions and dtype names left out."""
-    found = [n.id for n in ast.walk(parse(text)) if isinstance(n, ast.Name)]
-    return list(dict.fromkeys(n for n in found if n not in _FUNCTIONS and n not in _DTYPE_CODES))
+    nodes = list(ast.walk(parse(text)))
+    called = {id(n.func) for n in nodes if isinstance(n, ast.Call)}  # an attribute may be called dim
+    found = [n.id for n in nodes if isinstance(n, ast.Name) and id(n) not in called]
+    return list(dict.fromkeys(n for n in found if n not in _DTYPE_CODES))
+
+
+def is_counted(text: str, group: str) -> bool:
+    """Whether an expression asks for the axes of a group, and not for the elements."""
+    calls = [n for n in ast.walk(parse(text)) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)]
+    return any(n.func.id == "ndim" and getattr(n.args[0], "id", None) == group for n in calls)  # type: ignore[attr-defined]
 
 
 def evaluate(text: str, values: Mapping[str, object], functions: Mapping[str, object]) -> object:

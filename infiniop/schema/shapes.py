@@ -54,7 +54,8 @@ def bind(
     ranks = {**(group_ranks or {}), **{name: len(bound) for name, bound in groups.items()}}
     tokens = choose(shape, len(extents), ranks)
     if tokens is None:
-        raise Mismatch(f"rank {len(extents)} does not fit [{shape}]")
+        bound = ", where " + ", ".join(f"{k} is {list(v)}" for k, v in groups.items()) if groups else ""
+        raise Mismatch(f"rank {len(extents)} does not fit [{shape}]{bound}")
     fixed = sum(1 if not t.group else ranks.get(t.name, 0) for t in tokens)
     position = 0
     for token in tokens:

@@ -161,8 +161,9 @@ def test_what_cannot_be_indexed() -> None:
         tensor[0, 0, 0]
     with pytest.raises(TypeError):
         tensor["a"]
-    with pytest.raises(TypeError):
-        tensor[[0, 1]]
+    for mask in ([0, 1], np.array([0, 1]), True, np.True_, 1.0):
+        with pytest.raises(TypeError, match="not an index"):
+            tensor[mask]
 
 
 def test_as_strided_stays_inside() -> None:
@@ -172,6 +173,8 @@ def test_as_strided_stays_inside() -> None:
         tensor.as_strided((2, 2), (4, 1), 12)
     with pytest.raises(errors.TensorShapeError):
         tensor.as_strided((2,), (-1,), 0)
+    with pytest.raises(errors.TensorShapeError, match="expected 2 strides, got 1"):
+        tensor.as_strided((2, 2), (1,))
 
 
 def test_foreign_byte_order_and_objects_are_refused() -> None:
@@ -188,6 +191,12 @@ def test_allocation_that_cannot_be_served() -> None:
         infiniop.empty(1 << 60, infiniop.uint8)
     with pytest.raises(errors.TensorShapeError):
         infiniop.empty((-1, 2))
+    for shape in ((2.5,), "12", None):
+        with pytest.raises(TypeError, match="expected integers"):
+            infiniop.empty(shape)
+    with pytest.raises(TypeError, match="expected integers"):
+        infiniop.zeros(6).reshape(2.0, 3)
+    assert infiniop.zeros((np.int64(2), 3)).reshape(np.int32(3), -1).shape == (3, 2)
 
 
 def test_devices_have_names_numbers_and_torch_devices() -> None:
@@ -197,6 +206,8 @@ def test_devices_have_names_numbers_and_torch_devices() -> None:
     assert infiniop.zeros(3, device="cpu").device is infiniop.Device("cpu")
     with pytest.raises(errors.DeviceNotSupportedError):
         infiniop.Device("sundial")
+    with pytest.raises(errors.DeviceNotFoundError):
+        infiniop.Device("cpu:1")
     with pytest.raises(TypeError):
         infiniop.Device(1.5)
     with pytest.raises(errors.InfiniopError):

@@ -1,6 +1,8 @@
 // From a typed C function to a kernel: choose and prepare at create, check and call at run.
 #include "dispatch.hpp"
 
+#include <algorithm>
+#include <cstdlib>
 #include <cstring>
 
 #include "objects.hpp"
@@ -127,6 +129,45 @@ bool may_alias(const InfiniopDescriptor &desc, size_t output, size_t other) {
     return false;
 }
 
+// The bytes that a tensor reaches over, from its first element's address.
+struct Reach {
+    intptr_t begin, end;
+    bool dense; // no byte between them belongs to nobody
+};
+
+Reach reach_of(const infiniopTensorView &view) {
+    std::vector<std::pair<intptr_t, intptr_t>> axes; // distance in elements, steps
+    intptr_t low = 0, high = 0;
+    for (size_t i = 0; i < view.ndim; ++i) {
+        const intptr_t steps = static_cast<intptr_t>(view.shape[i]) - 1, length = steps * view.strides[i];
+        (length < 0 ? low : high) += length;
+        if (length != 0) {
+            axes.emplace_back(std::abs(view.strides[i]), steps);
+        }
+    }
+    std::sort(axes.begin(), axes.end());
+    intptr_t covered = 1;
+    bool dense = true;
+    for (const auto &[distance, steps] : axes) {
+        dense &= distance <= covered;
+        covered += distance * steps;
+    }
+    const intptr_t size = static_cast<intptr_t>(element_size(view.dtype));
+    return {low * size, (high + 1) * size, dense};
+}
+
+// What of two tensors would be the same memory; none where that cannot be said from their addresses alone.
+void keep_apart(InfiniopDescriptor &desc, uint8_t output, uint8_t other) {
+    const Reach a = reach_of(*desc.binding.tensors[output]), b = reach_of(*desc.binding.tensors[other]);
+    const bool in_place = may_alias(desc, output, other);
+    if (a.dense && b.dense) {
+        const intptr_t first = a.begin - b.end + 1, count = (a.end - a.begin) + (b.end - b.begin) - 1;
+        desc.apart.push_back({output, other, in_place, static_cast<uintptr_t>(first), static_cast<uintptr_t>(count)});
+    } else if (!in_place) {
+        desc.apart.push_back({output, other, false, 0, 1});
+    }
+}
+
 void prepare_run(InfiniopDescriptor &desc) {
     const OperatorSchema &schema = *desc.schema;
     for (size_t i = 0; i < schema.ntensors; ++i) {
@@ -141,8 +182,8 @@ void prepare_run(InfiniopDescriptor &desc) {
         for (uint8_t i = 0; i < schema.ntensors; ++i) {
             const bool first = schema.tensors[i].role == Role::in || o < i; // each pair of outputs once
             if (schema.tensors[o].role != Role::in && o != i && first && (desc.present & bit(o)) &&
-                (desc.present & bit(i)) && !may_alias(desc, o, i)) {
-                desc.forbidden.push_back({o, i});
+                (desc.present & bit(i))) {
+                keep_apart(desc, o, i);
             }
         }
     }
@@ -251,10 +292,11 @@ std::shared_ptr<InfiniopDescriptor> hold(InfiniopDescriptor *desc) {
     return plugin_failed(status, desc.schema->name, desc.kernel->backend->name);
 }
 
-[[gnu::cold, gnu::noinline]] infiniStatus_t bad_alias(const OperatorSchema &schema, AliasPair pair) {
-    const std::string other = schema.tensors[pair.input].name;
+[[gnu::cold, gnu::noinline]] infiniStatus_t bad_alias(const OperatorSchema &schema, const Apart &pair, bool same) {
+    const std::string other = schema.tensors[pair.other].name;
     return fail(INFINI_STATUS_BAD_PARAM, schema.name, schema.tensors[pair.output].name,
-                "memory of its own beside " + other, "the same pointer");
+                (pair.in_place ? "exactly the memory of " + other + ", or " : "") + "memory of its own beside " + other,
+                same ? "the same pointer" : "memory that overlaps");
 }
 
 // Attributes given at run, among those given at create.
@@ -360,9 +402,11 @@ infiniStatus_t run(const OperatorSchema &schema, InfiniopDescriptor *desc, void 
     if (workspace_size < desc->workspace_size || (!workspace && desc->workspace_size)) {
         return bad_workspace(schema, desc->workspace_size, workspace_size);
     }
-    for (const AliasPair pair : desc->forbidden) {
-        if (pointers[pair.output] == pointers[pair.input] && pointers[pair.output]) {
-            return bad_alias(schema, pair);
+    for (const Apart &pair : desc->apart) {
+        const void *output = pointers[pair.output], *other = pointers[pair.other];
+        const uintptr_t distance = reinterpret_cast<uintptr_t>(other) - reinterpret_cast<uintptr_t>(output);
+        if (distance - pair.first < pair.count && (distance || !pair.in_place) && output && other) {
+            return bad_alias(schema, pair, !distance);
         }
     }
     if (desc->outputs_empty) {

@@ -27,6 +27,18 @@ struct InfiniopHandle {
     const infini::Backend *backend = nullptr; // serves every descriptor; nullptr: the registry chooses
 };
 
+namespace infini {
+
+// Two tensors that must not lie in the same memory: an output, and another at `address of output + d`. They do for the
+// `count` distances d from `first` on; d = 0 is allowed where the schema says in place.
+struct Apart {
+    uint8_t output, other;
+    bool in_place;
+    uintptr_t first, count;
+};
+
+} // namespace infini
+
 struct InfiniopDescriptor {
     static constexpr uint64_t expected_magic = 0x696e666964657363;
     infiniDevice_t device;
@@ -42,8 +54,8 @@ struct InfiniopDescriptor {
     bool outputs_empty = true;
     bool late_attrs = false; // some are given at run
     bool late_checks = false;
-    std::vector<infini::AliasPair> forbidden; // pairs that must not be the same memory
-    std::vector<infiniopValue> attrs;         // as given at create
+    std::vector<infini::Apart> apart;
+    std::vector<infiniopValue> attrs; // as given at create
 
     const infini::Kernel *kernel = nullptr;
     infini::Binding binding;

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <cstdlib>
 #include <numeric>
 #include <optional>
 
@@ -97,12 +98,30 @@ bool has_broadcast(const infiniopTensorView &view) {
     return false;
 }
 
+// Whether two axes alone lead to an element twice, as strides of 1 and 1 do.
+bool meets_itself(const infiniopTensorView &view) {
+    const auto steps = [&](size_t i, size_t j) { // of axis i, until it meets axis j
+        return static_cast<size_t>(std::abs(view.strides[j]) / std::gcd(view.strides[i], view.strides[j]));
+    };
+    for (size_t i = 0; i < view.ndim; ++i) {
+        for (size_t j = 0; j < i; ++j) {
+            if (view.shape[i] > 1 && view.shape[j] > 1 && steps(i, j) < view.shape[i] && steps(j, i) < view.shape[j]) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
 // What is wrong with the strides, as "expected"; nullptr: nothing.
 const char *stride_violation(const TensorSchema &tensor, const infiniopTensorView &view) {
     const size_t n = view.ndim;
     const auto unit = [&](size_t from_end) { return view.shape[n - from_end] == 1 || view.strides[n - from_end] == 1; };
     if (tensor.role != Role::in && has_broadcast(view)) {
         return "no stride of 0 in an output";
+    }
+    if (tensor.role != Role::in && meets_itself(view)) {
+        return "a place of its own for each element of an output";
     }
     switch (tensor.strides) {
     case Strides::any:
@@ -391,6 +410,8 @@ std::string value_text(const ValueRef &use, const SchemaEnv &e) {
         return std::to_string(e.attrs[use.index].f);
     case ValueKind::dtype:
         return dtype_name(static_cast<infiniDtype_t>(e.dtype[use.index]));
+    case ValueKind::shape:
+        return e.tensors[use.index] ? shape_text(*e.tensors[use.index]) : "none";
     }
     return "?";
 }
@@ -407,7 +428,7 @@ std::string offending_values(const OperatorSchema &schema, const ConstraintSchem
                     strides_text(*env.tensors[i]);
         }
     }
-    return text.empty() ? "otherwise" : text;
+    return text;
 }
 
 } // namespace
