@@ -9,6 +9,8 @@ import sys
 
 import typer
 
+_EXTRAS = {"jinja2": "lm", "safetensors": "lm", "tokenizers": "lm", "torch": "torch"}  # which brings what
+
 
 def build() -> typer.Typer:
     """The application with all commands."""
@@ -24,6 +26,9 @@ def build() -> typer.Typer:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command. What goes wrong is one sentence on stderr; INFINIOP_DEBUG=1 shows where it came from."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started us
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         result = build()(arguments or ["--help"], standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -36,6 +41,8 @@ def main(arguments: list[str] | None = None) -> int:
         if os.environ.get("INFINIOP_DEBUG") == "1":
             raise
         told = error.format_message() if hasattr(error, "format_message") else str(error)
+        if isinstance(error, ModuleNotFoundError) and error.name in _EXTRAS:
+            told += f": pip install 'infiniop[{_EXTRAS[error.name]}]'"
         if type(error).__name__ == "NoArgsIsHelpError":  # a group of commands without a command
             print(told)
             return 2

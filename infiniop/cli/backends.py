@@ -78,11 +78,11 @@ def list_operators(
 
 
 def _console() -> Console:
-    """Of any width where nobody looks: beside many backends nothing is cut off."""
+    """Of any width where nobody looks, and never so narrow that names are cut off."""
     from rich.console import Console
 
     console = Console()
-    return console if console.is_terminal else Console(width=1000)
+    return Console(width=max(80, console.width) if console.is_terminal else 1000)
 
 
 def _description(name: str) -> str:

@@ -33,7 +33,7 @@ def load_plugins() -> None:
 def bench_ops(
     op: Annotated[list[str] | None, typer.Option(help="Only this operator (repeatable).")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Only this dtype (repeatable).")] = None,
-    seconds: Annotated[float, typer.Option(help="Time spent on each row.")] = 0.4,
+    seconds: Annotated[float, typer.Option(min=0, help="Time spent on each row.")] = 0.4,
     as_json: Json = False,
 ) -> None:
     """Every operator at decode and prefill shapes of a 1B and an 8B Llama: time, ratio to torch, share of the limit."""
@@ -44,6 +44,9 @@ def bench_ops(
         raise typer.BadParameter(
             f"no benchmark for {', '.join(unknown)}; there are {', '.join(sorted(operators.CASES))}"
         )
+    for one in dtype or []:
+        if one not in operators.DTYPES:
+            raise typer.BadParameter(f"no benchmark for {one}; there are {', '.join(operators.DTYPES)}")
     machine = limits.measure()
     if not as_json:
         typer.echo(machine.describe())
@@ -66,9 +69,11 @@ def bench_ops(
 
 def bench_llm(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
-    prompt: Annotated[int, typer.Option(help="Tokens of the prompt.")] = 512,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of the prompt.")] = 512,
     tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 24,
-    layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has, for a quick look.")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Fewer layers than the shape has, for a quick look.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often the engines take turns.")] = 3,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the installed peers as well.")] = True,
     context: Annotated[int | None, typer.Option(min=1, help="Also decode after this many tokens.")] = None,
@@ -110,7 +115,9 @@ def bench_llm(
 def bench_busy(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "bfloat16",
     tokens: Annotated[int, typer.Option(min=2, help="Tokens to generate.")] = 32,
-    layers: Annotated[int | None, typer.Option(help="Fewer layers than the shape has, for a quick look.")] = None,
+    layers: Annotated[
+        int | None, typer.Option(min=1, help="Fewer layers than the shape has, for a quick look.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often the situations and engines take turns.")] = 3,
     peers: Annotated[bool, typer.Option("--peers/--no-peers", help="Measure the installed peers as well.")] = True,
     as_json: Json = False,

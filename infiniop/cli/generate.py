@@ -52,7 +52,10 @@ def generate(
     """Continue a text and print TTFT, ITL and tokens/s."""
     if backend is not None:
         os.environ["INFINIOP_BACKENDS"] = backend  # read when the libraries load, which is below
-    all_backends()  # before anything is printed
+    known = [row.name for row in all_backends()]  # before anything is printed
+    for name in filter(None, (backend or "").split(",")):
+        if name not in known:
+            raise typer.BadParameter(f"there is no backend named {name!r}: expected some of {', '.join(known)}")
     logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s")
     live = stream and not as_json and len(prompt) == 1
     options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
@@ -85,9 +88,9 @@ def _run(
     loaded = AutoLlamaModel.from_pretrained(model, *placement, DistConfig(tp_size=ranks[0], pp_size=ranks[1]))
     ids = [encode(tokenizer, text) for text in prompts]
     config = _cache_config(*cache, [len(row) + max_new_tokens for row in ids])
+    stream = loaded.stream_generate(ids, max_new_tokens, tokenizer, cache_config=config, **options)
     if live:
         typer.echo(prompts[0], nl=False)
-    stream = loaded.stream_generate(ids, max_new_tokens, tokenizer, cache_config=config, **options)
     for event in stream:
         if live:
             typer.echo(event.text, nl=False)

@@ -50,12 +50,13 @@ def serve(
     except ImportError as error:
         raise typer.BadParameter(f"{error}: serving needs pip install 'infiniop[serve]'") from None
     from infiniop.lm import AutoLlamaModel, DistConfig, PagedKVCacheConfig, ServingEngine, load_tokenizer
+    from infiniop.lm.serving import default_cache
 
     _check_address(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tokenizer = load_tokenizer(model)
     loaded = AutoLlamaModel.from_pretrained(model, device, dtype, quantize, DistConfig(tp_size=tp, pp_size=pp))
-    cache = None if kv_memory is None else PagedKVCacheConfig(kv_memory << 20, block_size)
+    cache = default_cache(loaded, block_size) if kv_memory is None else PagedKVCacheConfig(kv_memory << 20, block_size)
     engine = ServingEngine(
         loaded, tokenizer, cache, max_running=max_running, max_step_tokens=max_step_tokens, max_waiting=max_waiting
     )

@@ -37,6 +37,9 @@ class Registry:
 
     def updated(self, operators: Mapping[str, Operator], bump: Sequence[str] | None) -> Registry:
         """With new operators added. A changed schema raises `LockError` unless it is bumped (`None`: no check)."""
+        for name in bump or ():
+            if name not in operators:
+                raise LockError(f"--bump {name}: there is no operator of that name")
         rows = {n: dict(r) for n, r in self.operators.items() if n in operators}
         next_id = max((int(r["id"]) for r in self.operators.values()), default=0) + 1  # type: ignore[call-overload]
         for name, operator in operators.items():

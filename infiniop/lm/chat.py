@@ -23,6 +23,8 @@ class ChatTemplate:
     def __init__(self, path: str | PathLike[str]):
         """Raises `ChatTemplateError` when the folder has none that can be read."""
         folder = Path(path)
+        if not folder.is_dir():
+            raise ChatTemplateError(f"there is no folder {folder}: a model is one with config.json and its weights")
         config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
         file = folder / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")

@@ -70,7 +70,7 @@ class ServingEngine:
         **options: Any,
     ):
         self.model, self.tokenizer, self.clock = model, tokenizer, clock
-        self.cache: BlockCache = model.new_cache(cache_config or _default_cache(model))
+        self.cache: BlockCache = model.new_cache(cache_config or default_cache(model))
         prefixes = options.pop("prefix_caching", True)
         if model.config.rope_parameters["rope_type"] in LENGTH_DEPENDENT:
             prefixes = False  # keys turn by the whole sequence's length: no beginning is like another
@@ -218,6 +218,7 @@ def _drawn(logits: np.ndarray, params: RequestParams, position: int) -> int:
     return int(sample_on_host(logits[None], **one, position=np.array([position]))[0])
 
 
-def _default_cache(model: LlamaForCausalLM) -> PagedKVCacheConfig:
+def default_cache(model: LlamaForCausalLM, block_size: int = 16) -> PagedKVCacheConfig:
+    """Room for 8 requests of the model's longest sequence, but not more than 4096 tokens each."""
     tokens = 8 * min(model.config.max_position_embeddings, 4096)
-    return PagedKVCacheConfig(num_blocks=-(-tokens // 16), block_size=16)
+    return PagedKVCacheConfig(num_blocks=-(-tokens // block_size), block_size=block_size)

@@ -19,6 +19,8 @@ class Tokenizer(Protocol):
 def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
     """The tokenizer in a model folder's `tokenizer.json`."""
     file = Path(path) / "tokenizer.json"
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {file.parent}: a model is one with config.json and its weights")
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: text in and out needs a tokenizer")
     try:
@@ -33,8 +35,18 @@ def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
 
 def encode(tokenizer: Tokenizer, text: str, special: bool = True) -> list[int]:
     """The token ids of a text, with the special tokens that the tokenizer adds itself unless `special` is False."""
+    if not text.isascii():
+        _require_unicode(text)
     encoded = tokenizer.encode(text) if special else tokenizer.encode(text, add_special_tokens=False)
     return list(getattr(encoded, "ids", encoded))
+
+
+def _require_unicode(text: str) -> None:
+    """Half a character (a lone surrogate, as Python makes it of bytes that are no UTF-8) has no tokens."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text is not valid Unicode: {text[error.start]!r} at {error.start}") from None
 
 
 class IncrementalDecoder:

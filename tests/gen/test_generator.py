@@ -68,6 +68,8 @@ def test_a_changed_schema_needs_a_new_version():
     changed = {**OPERATORS, "add": dataclasses.replace(OPERATORS["add"], aliases=())}
     with pytest.raises(lock.LockError, match="--bump add"):
         registry.updated(changed, bump=[])
+    with pytest.raises(lock.LockError, match="--bump fly: there is no operator of that name"):
+        registry.updated(changed, bump=["add", "fly"])
     bumped = registry.updated(changed, bump=["add"])
     assert bumped.version("add") == registry.version("add") + 1
     assert bumped.operators["add"]["id"] == registry.operators["add"]["id"]

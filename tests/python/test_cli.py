@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -86,3 +87,38 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ([], ["--help"], ["backends", "--help"]):
         code, out, _ = run(capsys, *arguments)
         assert code == 0 and "Usage" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["bench", "ops", "--dtype", "nope"], "no benchmark for nope; there are float32"),
+        (["bench", "ops", "--seconds", "-1"], "--seconds"),
+        (["bench", "llm", "--layers", "0"], "--layers"),
+        (["chat", "nowhere"], "there is no folder nowhere"),
+    ],
+)
+def test_wrong_values_are_refused_before_anything_runs(capsys, arguments, words) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert code and not out and err.startswith("infiniop: ") and words in err and err.count("\n") == 1
+
+
+def test_missing_packages_are_named_with_their_extra(capsys, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    monkeypatch.setattr(cli, "build", lambda: lambda *_, **__: importlib.import_module("jinja2"))
+    code, _, err = run(capsys, "chat", "x")
+    assert code == 1 and err.endswith(": pip install 'infiniop[lm]'\n")
+
+
+def test_without_stdout() -> None:
+    """As under a supervisor that closes it."""
+    done = subprocess.run(["bash", "-c", f"{sys.executable} -m infiniop backends >&-"], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ""
+
+
+def test_narrow_terminals_cut_nothing_off(monkeypatch) -> None:
+    from infiniop.cli.backends import _console
+
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "30")
+    assert _console().width == 80
