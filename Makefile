@@ -7,7 +7,7 @@ SITE = $(shell $(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("pla
 
 .PHONY: demo test full build lint format clean
 
-demo: $(VENV)/.lm
+demo: build
 	@echo "== backends"
 	@$(BIN)/infiniop backends
 	@echo "== text by the small model in examples/demo_model, on the CPU backend"
