@@ -301,6 +301,21 @@ def test_bodies_are_bounded(folder):
         assert small.post("/v1/completions", prompt="x", max_tokens=1).status_code == 200
 
 
+def test_bodies_that_do_not_come(folder, caplog):
+    """Half a request must not keep the server from ending, and who leaves in the middle is no error of ours."""
+    head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+    with Server(folder, Limits(body_seconds=0.3)) as patient:
+        address = patient.url.removeprefix("http://").split(":")
+        with socket.create_connection((address[0], int(address[1]))) as left:
+            left.sendall(head)
+        with socket.create_connection((address[0], int(address[1]))) as waiting:
+            waiting.sendall(head)
+            answer = b"".join(iter(lambda: waiting.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 408 ") and b"has not come within 0.3 seconds" in answer
+        until(lambda: patient.metric('infiniop_requests_total{outcome="499"}') == 1)
+    assert "Traceback" not in caplog.text and not caplog.records
+
+
 def test_keys(folder):
     with Server(folder, Limits(api_key="sesame")) as closed:
         assert closed.post("/v1/completions", prompt="x").status_code == 401

@@ -18,6 +18,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingRes
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from ..chat import ChatTemplate, ChatTemplateError
 from ..scheduler import QueueFullError
@@ -28,15 +29,18 @@ from .metrics import Metrics
 from .protocol import ChatRequest, CompletionRequest
 from .worker import EngineFailure, Ticket, Worker
 
-_HEADERS = {429: {"Retry-After": "1"}, 413: {"Connection": "close"}}  # the rest of a long body is not read
+_REST_UNREAD = {"Connection": "close"}
+_HEADERS = {429: {"Retry-After": "1"}, 408: _REST_UNREAD, 413: _REST_UNREAD}
 _POLL_SECONDS = 0.25  # how often an unanswered request looks whether its client is still there
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a server takes: bytes of a body, prompts in one request, and who may ask (None: everyone)."""
+    """What a server takes: bytes of a body, seconds until it is there, prompts in one request, and who may ask (None:
+    everyone)."""
 
     body_bytes: int = 8 << 20
+    body_seconds: float = 30.0  # a server that is to end waits as long for what has begun to come
     prompts: int = 64
     api_key: str | None = None
 
@@ -104,13 +108,20 @@ def _error(
 _Body = TypeVar("_Body", bound=BaseModel)
 
 
-async def _read(kind: type[_Body], request: Request) -> _Body:
+async def _read(kind: type[_Body], request: Request, seconds: float) -> _Body:
     """The request in a body. Only what is declared as JSON: a page elsewhere cannot send that without asking first."""
     sent = request.headers.get("content-type", "")
     if sent.partition(";")[0].strip().lower() != "application/json":
         raise _Refused(400, f"the body must come with Content-Type: application/json, got {sent or 'none'}")
     try:
-        return kind.model_validate_json(await request.body())
+        async with asyncio.timeout(seconds):
+            content = await request.body()
+    except TimeoutError:
+        raise _Refused(408, f"the body has not come within {seconds:g} seconds") from None
+    except ClientDisconnect:
+        raise _Refused(499, "the client has left") from None
+    try:
+        return kind.model_validate_json(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
     if problem["type"] == "json_invalid":
@@ -210,7 +221,7 @@ class _Service:
             )  # fmt: skip
 
     async def completions(self, request: Request) -> Response:
-        body = await _read(CompletionRequest, request)
+        body = await _read(CompletionRequest, request, self.limits.body_seconds)
         self._check_model(body.model)
         prompts = await asyncio.to_thread(self._prompts, body.prompt)
         with _refusing():
@@ -219,7 +230,7 @@ class _Service:
         return await self._serve(answer, body, request)
 
     async def chat(self, request: Request) -> Response:
-        body = await _read(ChatRequest, request)
+        body = await _read(ChatRequest, request, self.limits.body_seconds)
         self._check_model(body.model)
         if body.top_logprobs is not None and not body.logprobs:
             raise _Refused(400, "top_logprobs: needs logprobs to be true", param="top_logprobs")
