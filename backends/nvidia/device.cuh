@@ -2,6 +2,7 @@
 // No host header but the CUDA runtime's; compiled by g++ too, for the emulator (tests/nvidia/emulator).
 #pragma once
 
+#include <cstring>
 #include <type_traits>
 
 #include "types.h"
@@ -35,6 +36,9 @@ inline bf16 to_bf16(float x) {
     }
     return {uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
 }
+
+inline float exp2_fast(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
+inline float max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 #else
 __device__ __forceinline__ float to_float(f16 x) {
     float out;
@@ -51,6 +55,19 @@ __device__ __forceinline__ f16 to_f16(float x) {
 __device__ __forceinline__ bf16 to_bf16(float x) {
     bf16 out;
     asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(out.bits) : "f"(x));
+    return out;
+}
+
+// 2 ^ x; results below the smallest normal number are 0.
+__device__ __forceinline__ float exp2_fast(float x) {
+    float out;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
+__device__ __forceinline__ float max_or_nan(float a, float b) {
+    float out;
+    asm("max.NaN.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
     return out;
 }
 #endif
@@ -90,8 +107,49 @@ template <int N, class T> __device__ __forceinline__ Pack<T, N> load_pack(const 
     return *reinterpret_cast<const Pack<T, N> *>(p);
 }
 
+// To global memory. Written as an assignment, nvcc cuts 16 bytes of halves into four accesses.
 template <int N, class T> __device__ __forceinline__ void store_pack(T *p, const Pack<T, N> &value) {
+#ifndef INFINIOP_CUDA_EMULATED
+    if constexpr (sizeof(value) == access_bytes) {
+        uint32_t w[4];
+        memcpy(w, &value, sizeof(w));
+        asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};"
+                     :
+                     : "l"(__cvta_generic_to_global(p)), "r"(w[0]), "r"(w[1]), "r"(w[2]), "r"(w[3])
+                     : "memory");
+        return;
+    }
+#endif
     *reinterpret_cast<Pack<T, N> *>(p) = value;
+}
+
+// A pack in the type that computations use; of two bf16 in a word, the upper one is a float but for the lower.
+template <class T, int N>
+__device__ __forceinline__ void widen_pack(const Pack<T, N> &pack, compute_t<T> (&values)[N]) {
+    if constexpr (std::is_same_v<T, bf16> && N % 2 == 0) {
+        uint32_t words[N / 2];
+        memcpy(words, &pack, sizeof(words));
+#pragma unroll
+        for (int k = 0; k < N / 2; k++) {
+            values[2 * k] = __uint_as_float(words[k] << 16);
+            values[2 * k + 1] = __uint_as_float(words[k] & 0xffff0000);
+        }
+    } else {
+#pragma unroll
+        for (int k = 0; k < N; k++) {
+            values[k] = widen(pack.v[k]);
+        }
+    }
+}
+
+// And back, each rounded to nearest even.
+template <class T, int N> __device__ __forceinline__ Pack<T, N> narrow_pack(const compute_t<T> (&values)[N]) {
+    Pack<T, N> pack;
+#pragma unroll
+    for (int k = 0; k < N; k++) {
+        pack.v[k] = narrow<T>(values[k]);
+    }
+    return pack;
 }
 
 // The block's dynamic shared memory, 16-byte aligned.
@@ -115,6 +173,7 @@ struct Add {
 // NaN, once in, stays.
 struct Max {
     template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a > b || a != a ? a : b; }
+    __device__ __forceinline__ float operator()(float a, float b) const { return max_or_nan(a, b); }
 };
 
 // Every lane gets the result.

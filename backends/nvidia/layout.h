@@ -24,9 +24,12 @@ template <int N> struct Nest {
             offset[k] = 0;
         }
         for (int axis = axes - 1; axis >= 0 && i > 0; axis--) {
-            const uint64_t extent = uint64_t(shape[axis]), quotient = uint64_t(i) / extent;
-            const int64_t index = i - int64_t(quotient * extent);
-            i = int64_t(quotient);
+            int64_t index = i; // the outermost axis takes what is left
+            if (axis > 0) {
+                const uint64_t extent = uint64_t(shape[axis]), quotient = uint64_t(i) / extent;
+                index = i - int64_t(quotient * extent);
+                i = int64_t(quotient);
+            }
 #pragma unroll
             for (int k = 0; k < N; k++) {
                 offset[k] += index * strides[k][axis];

@@ -13,8 +13,6 @@ template <class T> __device__ __forceinline__ uint32_t pack2(float low, float hi
 template <class T> __device__ __forceinline__ uint32_t add2(uint32_t a, uint32_t b);
 // 16 bytes that nobody reads again soon.
 __device__ __forceinline__ uint4 load_once_16(const void *p);
-// 2 ^ x; results below the smallest normal number are 0.
-__device__ __forceinline__ float exp2_fast(float x);
 // c += a b, T: f16 or bf16
 template <class T>
 __device__ __forceinline__ void mma16816(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
@@ -59,12 +57,6 @@ __device__ __forceinline__ uint4 load_once_16(const void *p) {
     asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
                  : "l"(p));
-    return r;
-}
-
-__device__ __forceinline__ float exp2_fast(float x) {
-    float r;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(x));
     return r;
 }
 
@@ -127,8 +119,6 @@ template <class T> __device__ __forceinline__ uint32_t add2(uint32_t a, uint32_t
 }
 
 __device__ __forceinline__ uint4 load_once_16(const void *p) { return *static_cast<const uint4 *>(p); }
-
-__device__ __forceinline__ float exp2_fast(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
 
 namespace detail {
 // Element i of packed pairs.

@@ -7,46 +7,21 @@
 namespace infiniop::nvidia {
 namespace {
 
-// Packs that a thread keeps in registers; what lies beyond them is read again.
-template <int L> constexpr int kept = L >= 8 || L == 1 ? 2 : 4;
-
 // Operands: y, x; with Add also residual_out and the second addend.
 template <int N> struct Parameters {
     Nest<N> rows;
     int64_t width;
     void *data[N];
     const void *weight;
-    infiniDtype_t weight_dtype;
     float epsilon;
 };
 
-template <class W, int L, class C>
-__device__ __forceinline__ void widen_weights(const void *weight, int64_t i, C (&w)[L]) {
-    const Pack<W, L> values = load_pack<L>(static_cast<const W *>(weight) + i);
-#pragma unroll
-    for (int k = 0; k < L; k++) {
-        w[k] = widen(values.v[k]);
-    }
-}
+// Packs of a row that a thread has in flight, of each operand.
+template <bool Sum> constexpr int packs_of = 4;
 
-// Weights i … i + L - 1, whatever their dtype.
-template <class T, int L>
-__device__ __forceinline__ void read_weights(const void *weight, infiniDtype_t dtype, int64_t i, compute_t<T> (&w)[L]) {
-    if constexpr (sizeof(T) == 2) {
-        if (dtype == INFINI_DTYPE_F16) {
-            return widen_weights<f16>(weight, i, w);
-        }
-        if (dtype == INFINI_DTYPE_BF16) {
-            return widen_weights<bf16>(weight, i, w);
-        }
-        return widen_weights<float>(weight, i, w);
-    } else {
-        return widen_weights<T>(weight, i, w);
-    }
-}
-
-// One row at a time; operand 0 is y, 1 is x (or a); with Sum 2 is b and 3 residual_out.
-template <class T, int L, bool Sum> __global__ void __launch_bounds__(1024, 1) norm_kernel(Parameters<Sum ? 4 : 2> p) {
+// One row at a time; operand 0 is y, 1 is x (or a); with Sum 2 is b and 3 residual_out. W is the weight's type.
+template <class T, class W, int L, bool Sum>
+__global__ void __launch_bounds__(row_threads) norm_kernel(Parameters<Sum ? 4 : 2> p) {
     using C = compute_t<T>;
     constexpr int n = Sum ? 4 : 2;
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
@@ -59,82 +34,91 @@ template <class T, int L, bool Sum> __global__ void __launch_bounds__(1024, 1) n
     const T *x = static_cast<const T *>(p.data[1]) + offset[1];
     const T *b = Sum ? static_cast<const T *>(p.data[n - 2]) + offset[n - 2] : nullptr;
     T *sum_out = Sum ? static_cast<T *>(p.data[n - 1]) + offset[n - 1] : nullptr;
+    const W *weight = static_cast<const W *>(p.weight);
 
-    // Elements i … i + L - 1 of the row; with Sum, the rounded sum is stored on the first visit.
-    const auto read = [&](int64_t i, C(&values)[L]) {
-        const Pack<T, L> xs = load_pack<L>(x + i);
-        if constexpr (Sum) {
-            const Pack<T, L> bs = load_pack<L>(b + i);
-#pragma unroll
-            for (int k = 0; k < L; k++) {
-                values[k] = widen(xs.v[k]) + widen(bs.v[k]);
-            }
-        } else {
-#pragma unroll
-            for (int k = 0; k < L; k++) {
-                values[k] = widen(xs.v[k]);
-            }
-        }
-    };
-    const RowPart<L, kept<L>> part(p.width);
-    C mine[kept<L>][L];
+    const RowPart<L, packs_of<Sum>> part = {p.width};
+    using Packs = Pack<T, L>[packs_of<Sum>];
     C squares = 0;
-    part.kept([&](int j, int64_t i) {
-        read(i, mine[j]);
-#pragma unroll
-        for (int k = 0; k < L; k++) {
-            squares += mine[j][k] * mine[j][k];
+
+    // What is normalised, and its squares; a sum is squared as it is, and from then on it is what was stored of it.
+    const auto read = [&](int64_t start, Packs &packs) {
+        Packs addends;
+        part.load(x, start, packs);
+        if constexpr (Sum) {
+            part.load(b, start, addends);
         }
-    });
-    part.beyond([&](int64_t i) {
-        C values[L];
-        read(i, values);
+        part.each(start, [&](int j, int64_t i) {
+            C values[L];
+            widen_pack(packs[j], values);
+            if constexpr (Sum) {
+                C others[L];
+                widen_pack(addends[j], others);
 #pragma unroll
-        for (int k = 0; k < L; k++) {
-            squares += values[k] * values[k];
-        }
-    });
+                for (int k = 0; k < L; k++) {
+                    values[k] += others[k];
+                }
+                packs[j] = narrow_pack<T>(values);
+                store_pack<L>(sum_out + i, packs[j]);
+            }
+#pragma unroll
+            for (int k = 0; k < L; k++) {
+                squares += values[k] * values[k];
+            }
+        });
+    };
+    Packs kept;
+    read(0, kept);
+    for (int64_t start = part.chunk(); start < p.width; start += part.chunk()) {
+        Packs packs;
+        read(start, packs);
+    }
     squares = block_reduce(squares, Add{}, C(0));
     const C scale = C(1) / sqrt(squares / C(p.width) + C(p.epsilon));
 
-    const auto write = [&](int64_t i, const C(&values)[L]) {
-        Pack<T, L> out, sums;
-        C weights[L];
-        read_weights<T, L>(p.weight, p.weight_dtype, i, weights);
+    const auto write = [&](int64_t start, const Packs &packs) {
+        Pack<W, L> weights[packs_of<Sum>];
+        part.load(weight, start, weights);
+        part.each(start, [&](int j, int64_t i) {
+            C values[L];
+            compute_t<W> factors[L];
+            widen_pack(packs[j], values);
+            widen_pack(weights[j], factors);
 #pragma unroll
-        for (int k = 0; k < L; k++) {
-            C value = values[k];
-            if constexpr (Sum) {
-                sums.v[k] = narrow<T>(value);
-                value = widen(sums.v[k]);
+            for (int k = 0; k < L; k++) {
+                values[k] *= scale * factors[k];
             }
-            out.v[k] = narrow<T>(value * (scale * weights[k]));
-        }
-        if constexpr (Sum) {
-            store_pack<L>(sum_out + i, sums);
-        }
-        store_pack<L>(y + i, out);
+            store_pack<L>(y + i, narrow_pack<T>(values));
+        });
     };
-    part.kept([&](int j, int64_t i) { write(i, mine[j]); });
-    part.beyond([&](int64_t i) {
-        C values[L];
-        read(i, values);
-        write(i, values);
-    });
+    write(0, kept);
+    for (int64_t start = part.chunk(); start < p.width; start += part.chunk()) {
+        Packs packs;
+        part.load(Sum ? sum_out : x, start, packs);
+        write(start, packs);
+    }
+}
+
+// The type of the weight of a row of T: halves go with any half and with f32.
+template <class T, class F> Status visit_weight(infiniDtype_t dtype, F &&f) {
+    if constexpr (sizeof(T) == 2) {
+        return visit_float(dtype, f);
+    } else {
+        return f(Type<T>{});
+    }
 }
 
 // `Order`: the operands' tensors, as the kernel counts them.
 template <class Schema> struct State {
     static constexpr int n = Schema::count;
     Parameters<n> p;
-    infiniDtype_t dtype;
+    infiniDtype_t dtype, weight_dtype;
 
     static Status create(const Call &call, State &state, size_t &) {
         const std::array<size_t, size_t(n)> order = Schema::order();
         const size_t rank = call.rank(order[0]);
         state.dtype = call.dtype(order[0]);
         state.p.width = int64_t(call.dim(order[0], rank - 1));
-        state.p.weight_dtype = call.dtype(Schema::weight);
+        state.weight_dtype = call.dtype(Schema::weight);
         state.p.epsilon = float(call.real(Schema::epsilon));
         return nest_of<n>(call, order, state.p.rows, 0, rank - 1, false);
     }
@@ -150,15 +134,21 @@ template <class Schema> struct State {
         q.weight = run.data<void>(Schema::weight);
         return visit_float64(dtype, [&](auto tag) {
             using T = typename decltype(tag)::type;
-            constexpr int lanes = lanes_of<T>;
-            return in_packs(q, lanes) ? launch_rows<lanes>(norm_kernel<T, lanes, n == 4>, q, run.stream())
-                                      : launch_rows<1>(norm_kernel<T, 1, n == 4>, q, run.stream());
+            return visit_weight<T>(weight_dtype, [&](auto weight_tag) {
+                using W = typename decltype(weight_tag)::type;
+                constexpr int lanes = lanes_of<T>;
+                constexpr bool sum = n == 4;
+                constexpr int packs = packs_of<sum>;
+                return in_packs(q, lanes)
+                           ? launch_rows(norm_kernel<T, W, lanes, sum>, q, packs * lanes, run.stream())
+                           : launch_rows(norm_kernel<T, W, 1, sum>, q, packs, run.stream());
+            });
         });
     }
 
-    static bool in_packs(const Parameters<n> &q, int64_t lanes) {
+    bool in_packs(const Parameters<n> &q, int64_t lanes) const {
         bool good = rows_in_packs(q.rows, q.width, lanes) &&
-                    aligned_for(q.weight, size_t(lanes) * element_size(q.weight_dtype));
+                    aligned_for(q.weight, size_t(lanes) * element_size(weight_dtype));
         for (const void *data : q.data) {
             good &= aligned(data);
         }

@@ -1,5 +1,5 @@
-// A row's elements, L at a time, divided among the threads of its block or warp. The first KEPT packs of a thread stay
-// in its registers; what lies beyond them is read again.
+// A row's elements, L at a time, divided among the threads of its block or warp: chunks of `Packs` packs per thread, all
+// of which are loaded before the first is used. The first chunk, mostly the whole row, stays in registers.
 #pragma once
 
 #include "../device.cuh"
@@ -7,31 +7,38 @@
 
 namespace infiniop::nvidia {
 
-template <int L, int KEPT> struct RowPart {
-    int64_t start, stride, width;
+constexpr int row_threads = 512; // at most: a thread has 128 registers then
 
-    __device__ __forceinline__ explicit RowPart(int64_t width_)
-        : start(int64_t(threadIdx.x) * L), stride(int64_t(blockDim.x) * L), width(width_) {}
+template <int L, int Packs> struct RowPart {
+    int64_t width;
 
-    // f(number of the pack, its first element)
-    template <class F> __device__ __forceinline__ void kept(F &&f) const {
+    __device__ __forceinline__ int64_t chunk() const { return int64_t(blockDim.x * Packs * L); }
+
+    // This thread's packs of the chunk that begins with element `start`. There is no pack beyond the row: the last one
+    // of the row is loaded in its stead, so that no load hangs on a condition.
+    template <class T>
+    __device__ __forceinline__ void load(const T *row, int64_t start, Pack<T, L> (&packs)[Packs]) const {
+        const int last = left(start) - L;
 #pragma unroll
-        for (int j = 0; j < KEPT; j++) {
-            const int64_t i = start + j * stride;
-            if (i < width) {
-                f(j, i);
+        for (int j = 0; j < Packs; j++) {
+            packs[j] = load_pack<L>(row + start + min(first(j), last));
+        }
+    }
+
+    // f(number of the pack, its first element) for those of these packs that the row has.
+    template <class F> __device__ __forceinline__ void each(int64_t start, F &&f) const {
+        const int end = left(start);
+#pragma unroll
+        for (int j = 0; j < Packs; j++) {
+            if (first(j) < end) {
+                f(j, start + first(j));
             }
         }
     }
 
-    // f(first element of a pack)
-    template <class F> __device__ __forceinline__ void beyond(F &&f) const {
-        for (int64_t i = start + KEPT * stride; i < width; i += stride) {
-            f(i);
-        }
-    }
-
-    __device__ __forceinline__ bool is_kept() const { return KEPT * stride >= width; }
+private:
+    __device__ __forceinline__ int left(int64_t start) const { return int(min(width - start, chunk())); }
+    __device__ __forceinline__ int first(int j) const { return int(threadIdx.x + unsigned(j) * blockDim.x) * L; }
 };
 
 // Whether rows of `width` elements can be read L at a time, but for their addresses.
@@ -45,9 +52,10 @@ template <int N> bool rows_in_packs(const Nest<N> &rows, int64_t width, int64_t 
     return good;
 }
 
-// A warp for a short row, four of them in a block; a block for a long one.
-template <int L, class P> Status launch_rows(void (*kernel)(P), const P &p, infinirtStream_t stream) {
-    const unsigned threads = unsigned(plan_row_threads(p.width, 2 * L, 1024)), rows = threads == warp_size ? 4 : 1;
+// A warp for a short row, four of them in a block; a block for a long one: `per_thread` elements to a thread.
+template <class P>
+Status launch_rows(void (*kernel)(P), const P &p, int per_thread, infinirtStream_t stream) {
+    const unsigned threads = unsigned(plan_row_threads(p.width, per_thread, row_threads)), rows = threads == warp_size ? 4 : 1;
     return launch(kernel, dim3(unsigned(ceil_div(p.rows.count, rows))), dim3(threads, rows), 0, stream, p);
 }
 

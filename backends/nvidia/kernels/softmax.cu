@@ -27,15 +27,13 @@ struct Parameters {
 // e^x; halves round away more than the fast form loses.
 template <class T> __device__ __forceinline__ compute_t<T> exponential(compute_t<T> x) {
     if constexpr (sizeof(T) == 2) {
-        return __expf(x);
+        return exp2_fast(x * 1.44269504f);
     } else {
         return exp(x);
     }
 }
 
 template <class C> __device__ __forceinline__ bool is_finite(C x) { return x - x == C(0); }
-template <class C> __device__ __forceinline__ C minus_infinity() { return C(-1) / C(0); }
-template <class C> __device__ __forceinline__ C not_a_number() { return C(0) / C(0); }
 
 // The maximum and the sum of exponentials of elements seen so far.
 template <class T> struct Running {
@@ -52,25 +50,29 @@ template <class T> struct Running {
     }
 };
 
-// What an element becomes, once its row's maximum and sum are known.
+// What an element becomes, from its numerator, once its row's maximum and sum are known.
 template <class T> struct Result {
     using C = compute_t<T>;
-    C maximum, factor, shift;
-    Form form;
+    C factor, shift;
 
-    __device__ __forceinline__ Result(C maximum_, C sum, Form form_) : maximum(maximum_), form(form_) {
-        const bool good = is_finite(maximum_);
-        factor = good ? C(1) / sum : not_a_number<C>();
-        shift = good && form_ == Form::log_softmax ? C(log(sum)) : not_a_number<C>();
+    __device__ __forceinline__ Result(C maximum, C sum, Form form) : factor(1), shift(0) {
+        if (!is_finite(maximum)) {
+            factor = C(NAN);
+        } else if (form == Form::softmax) {
+            factor = C(1) / sum;
+        } else {
+            shift = C(log(sum));
+        }
     }
-    __device__ __forceinline__ C operator()(C x) const {
-        return form == Form::softmax ? exponential<T>(x - maximum) * factor : x - maximum - shift;
+    static __device__ __forceinline__ C numerator(C difference, Form form) {
+        return form == Form::softmax ? exponential<T>(difference) : difference;
     }
+    __device__ __forceinline__ C operator()(C numerator) const { return numerator * factor - shift; }
 };
 
-template <int L> constexpr int kept_packs = L >= 8 ? 2 : 4; // in registers; what lies beyond them is read again
+constexpr int packs = 4; // of a row that a thread has in flight
 
-template <class T, int L> __global__ void __launch_bounds__(1024, 1) row_kernel(Parameters p) {
+template <class T, int L> __global__ void __launch_bounds__(row_threads, 1) row_kernel(Parameters p) {
     using C = compute_t<T>;
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
     if (row >= p.rows.count) {
@@ -81,63 +83,89 @@ template <class T, int L> __global__ void __launch_bounds__(1024, 1) row_kernel(
     T *y = static_cast<T *>(p.y) + offset[0];
     const T *x = static_cast<const T *>(p.x) + offset[1];
     const int64_t kept = p.kept(row);
-    const RowPart<L, kept_packs<L>> part(p.width);
+    const RowPart<L, packs> part = {p.width};
 
-    const auto read = [&](int64_t i, C(&values)[L]) {
-        const Pack<T, L> pack = load_pack<L>(x + i);
-#pragma unroll
-        for (int k = 0; k < L; k++) {
-            values[k] = i + k < kept ? widen(pack.v[k]) : minus_infinity<C>();
-        }
-    };
-
-    C mine[kept_packs<L>][L];
-    Running<T> running = {minus_infinity<C>(), C(0)};
-    part.kept([&](int j, int64_t i) {
-        read(i, mine[j]);
-#pragma unroll
-        for (int k = 0; k < L; k++) {
-            running.maximum = Max{}(running.maximum, mine[j][k]);
-        }
-    });
-    part.beyond([&](int64_t i) {
-        C values[L];
-        read(i, values);
-#pragma unroll
-        for (int k = 0; k < L; k++) {
-            running.add(values[k]);
-        }
-    });
-    const C maximum = running.maximum;
-    C sum = 0;
-    const C largest = block_reduce(maximum, Max{}, minus_infinity<C>());
-    if (is_finite(largest)) {
-        if (!part.is_kept()) { // what `running` added up had its own maximum
-            sum = is_finite(maximum) ? running.sum * exponential<T>(maximum - largest) : C(0);
-        }
-        part.kept([&](int j, int64_t) {
+    // Writes over what the mask hides of elements i … i + L - 1.
+    const auto hide = [&](C(&values)[L], int64_t i, C with) {
+        if (i + L > kept) {
+            const int left = int(max(kept - i, int64_t(0)));
 #pragma unroll
             for (int k = 0; k < L; k++) {
-                sum += exponential<T>(mine[j][k] - largest);
+                values[k] = k < left ? values[k] : with;
+            }
+        }
+    };
+    // f(number of the pack, its first element, its values) for the packs of a chunk.
+    const auto read = [&](int64_t start, auto &&f) {
+        Pack<T, L> raw[packs];
+        part.load(x, start, raw);
+        part.each(start, [&](int j, int64_t i) {
+            C values[L];
+            widen_pack(raw[j], values);
+            hide(values, i, C(-INFINITY));
+            f(j, i, values);
+        });
+    };
+    const auto maximum_of = [](const C(&values)[L], C maximum) {
+#pragma unroll
+        for (int k = 0; k < L; k++) {
+            maximum = Max{}(maximum, values[k]);
+        }
+        return maximum;
+    };
+
+    C mine[packs][L], highest = C(-INFINITY);
+    read(0, [&](int j, int64_t, const C(&values)[L]) {
+        memcpy(mine[j], values, sizeof(values));
+        highest = maximum_of(values, highest);
+    });
+    // Beyond the first chunk: the maximum so far, and the sum of exponentials of the differences to it.
+    C maximum = C(-INFINITY), sum = 0;
+    for (int64_t start = part.chunk(); start < p.width; start += part.chunk()) {
+        read(start, [&](int, int64_t, const C(&values)[L]) {
+            const C top = maximum_of(values, maximum);
+            if (is_finite(top)) {
+                sum *= exponential<T>(maximum - top);
+#pragma unroll
+                for (int k = 0; k < L; k++) {
+                    sum += exponential<T>(values[k] - top);
+                }
+            }
+            maximum = top;
+        });
+    }
+    const C largest = block_reduce(Max{}(highest, maximum), Max{}, C(-INFINITY));
+    if (is_finite(largest)) {
+        sum *= exponential<T>(maximum - largest);
+        part.each(0, [&](int j, int64_t) {
+#pragma unroll
+            for (int k = 0; k < L; k++) {
+                const C difference = mine[j][k] - largest, power = exponential<T>(difference);
+                sum += power;
+                mine[j][k] = p.form == Form::softmax ? power : difference;
             }
         });
     }
     const Result<T> result(largest, block_reduce(sum, Add{}, C(0)), p.form);
 
-    const auto write = [&](int64_t i, const C(&values)[L]) {
-        Pack<T, L> out;
+    const auto write = [&](int64_t i, C(&numerators)[L]) {
 #pragma unroll
         for (int k = 0; k < L; k++) {
-            out.v[k] = narrow<T>(i + k < kept ? result(values[k]) : C(0));
+            numerators[k] = result(numerators[k]);
         }
-        store_pack<L>(y + i, out);
+        hide(numerators, i, C(0));
+        store_pack<L>(y + i, narrow_pack<T>(numerators));
     };
-    part.kept([&](int j, int64_t i) { write(i, mine[j]); });
-    part.beyond([&](int64_t i) {
-        C values[L];
-        read(i, values);
-        write(i, values);
-    });
+    part.each(0, [&](int j, int64_t i) { write(i, mine[j]); });
+    for (int64_t start = part.chunk(); start < p.width; start += part.chunk()) {
+        read(start, [&](int, int64_t i, C(&values)[L]) {
+#pragma unroll
+            for (int k = 0; k < L; k++) {
+                values[k] = Result<T>::numerator(values[k] - largest, p.form);
+            }
+            write(i, values);
+        });
+    }
 }
 
 template <class T> __global__ void __launch_bounds__(256) line_kernel(Parameters p) {
@@ -148,13 +176,14 @@ template <class T> __global__ void __launch_bounds__(256) line_kernel(Parameters
         T *y = static_cast<T *>(p.y) + offset[0];
         const T *x = static_cast<const T *>(p.x) + offset[1];
         const int64_t kept = p.kept(row);
-        Running<T> running = {minus_infinity<C>(), C(0)};
+        Running<T> running = {C(-INFINITY), C(0)};
         for (int64_t i = 0; i < kept; i++) {
             running.add(widen(x[i * p.x_step]));
         }
         const Result<T> result(running.maximum, running.sum, p.form);
         for (int64_t i = 0; i < p.width; i++) {
-            y[i * p.y_step] = narrow<T>(i < kept ? result(widen(x[i * p.x_step])) : C(0));
+            const C difference = widen(x[i * p.x_step]) - running.maximum;
+            y[i * p.y_step] = narrow<T>(i < kept ? result(Result<T>::numerator(difference, p.form)) : C(0));
         }
     }
 }
@@ -194,9 +223,9 @@ struct Base {
                               run.stream(), q);
             }
             constexpr int lanes = lanes_of<T>;
-            const bool packs = rows_in_packs(q.rows, q.width, lanes) && aligned(q.y) && aligned(q.x);
-            return packs ? launch_rows<lanes>(row_kernel<T, lanes>, q, run.stream())
-                         : launch_rows<1>(row_kernel<T, 1>, q, run.stream());
+            const bool in_packs = rows_in_packs(q.rows, q.width, lanes) && aligned(q.y) && aligned(q.x);
+            return in_packs ? launch_rows(row_kernel<T, lanes>, q, packs * lanes, run.stream())
+                            : launch_rows(row_kernel<T, 1>, q, packs, run.stream());
         });
     }
 };
