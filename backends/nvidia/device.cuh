@@ -38,6 +38,7 @@ inline bf16 to_bf16(float x) {
 }
 
 inline float exp2_fast(float x) { return x < -126.0f ? 0.0f : exp2f(x); }
+inline float reciprocal_fast(float x) { return 1.0f / x; }
 inline float max_or_nan(float a, float b) { return a > b || a != a ? a : b; }
 #else
 __device__ __forceinline__ float to_float(f16 x) {
@@ -62,6 +63,13 @@ __device__ __forceinline__ bf16 to_bf16(float x) {
 __device__ __forceinline__ float exp2_fast(float x) {
     float out;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
+    return out;
+}
+
+// 1 / x; results below the smallest normal number are 0.
+__device__ __forceinline__ float reciprocal_fast(float x) {
+    float out;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(out) : "f"(x));
     return out;
 }
 

@@ -10,9 +10,28 @@ namespace infiniop::nvidia {
 
 constexpr int max_rank = 32; // axes that remain: tensors of 2^32 elements have no more that cannot be merged
 
+// Division of numbers below 2^31 by one that is known on the host: a product and a shift (Granlund, Montgomery 1994).
+struct Divisor {
+    uint32_t multiplier, shift;
+
+    // 1 … 2^31 - 1
+    static Divisor of(uint32_t divisor) {
+        uint32_t bits = 0; // of the power of two that is no less
+        while ((uint64_t(1) << bits) < divisor) {
+            bits++;
+        }
+        return {uint32_t((uint64_t(1) << (31 + bits)) / divisor + 1), 31 + bits};
+    }
+    __host__ __device__ __forceinline__ uint32_t quotient(uint32_t number) const {
+        return uint32_t(uint64_t(number) * multiplier >> shift);
+    }
+};
+
 // Positions of N operands; strides in elements, offsets with 64 bits.
 template <int N> struct Nest {
     int rank;
+    bool small; // fewer than 2^31 positions: `divisors`, by the extents, hold
+    Divisor divisors[max_rank];
     int64_t count;
     int64_t shape[max_rank]; // the innermost axis is the last one
     int64_t strides[N][max_rank];
@@ -23,17 +42,10 @@ template <int N> struct Nest {
         for (int k = 0; k < N; k++) {
             offset[k] = 0;
         }
-        for (int axis = axes - 1; axis >= 0 && i > 0; axis--) {
-            int64_t index = i; // the outermost axis takes what is left
-            if (axis > 0) {
-                const uint64_t extent = uint64_t(shape[axis]), quotient = uint64_t(i) / extent;
-                index = i - int64_t(quotient * extent);
-                i = int64_t(quotient);
-            }
-#pragma unroll
-            for (int k = 0; k < N; k++) {
-                offset[k] += index * strides[k][axis];
-            }
+        if (small) {
+            walk(uint32_t(i), axes, offset, [this](uint32_t at, int axis) { return divisors[axis].quotient(at); });
+        } else {
+            walk(uint64_t(i), axes, offset, [this](uint64_t at, int axis) { return at / uint64_t(shape[axis]); });
         }
     }
 
@@ -86,7 +98,31 @@ template <int N> struct Nest {
         rank = rank ? kept + 1 : 0;
     }
 
+    // Once the axes are what they shall be.
+    void finish() {
+        small = count < int64_t(1) << 31;
+        for (int axis = 1; axis < rank && small; axis++) {
+            divisors[axis] = Divisor::of(uint32_t(shape[axis]));
+        }
+    }
+
 private:
+    template <class Index, class Divide>
+    __device__ __forceinline__ void walk(Index i, int axes, int64_t (&offset)[N], Divide &&divide) const {
+#pragma unroll 1
+        for (int axis = axes - 1; axis >= 0; axis--) {
+            Index index = i; // the outermost axis takes what is left
+            if (axis > 0) {
+                i = divide(index, axis);
+                index -= i * Index(shape[axis]);
+            }
+#pragma unroll
+            for (int k = 0; k < N; k++) {
+                offset[k] += int64_t(index) * strides[k][axis];
+            }
+        }
+    }
+
     bool outside(int a, int b) const {
         for (const auto &s : strides) {
             const int64_t x = std::abs(s[a]), y = std::abs(s[b]);
@@ -134,6 +170,7 @@ Status nest_of(const Call &call, const std::array<size_t, size_t(N)> &tensors, N
         nest.sort();
     }
     nest.merge();
+    nest.finish();
     return INFINI_STATUS_SUCCESS;
 }
 

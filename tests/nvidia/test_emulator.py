@@ -16,7 +16,8 @@ from infiniop.conformance import runner
 from infiniop.conformance.call import Declined
 from infiniop.conformance.subject import subject
 from infiniop.operators import all_operators
-from infiniop.schema import Operator, Sample
+from infiniop.schema import BF16, F32, DType, Operator, Sample
+from infiniop.schema.samples import uniform
 
 QUICK, LARGEST = 1 << 14, 1 << 23  # elements in one sample: of the quick selection, and of all
 PER_OPERATOR = 60  # samples of an operator in the quick selection
@@ -64,6 +65,21 @@ def test_all_samples(nvidia: str, name: str, order: str, monkeypatch: pytest.Mon
     monkeypatch.setenv("INFINIOP_EMULATOR_ORDER", order)
     wrong = failures(operator, list(samples(operator, LARGEST)), nvidia)
     assert not wrong, "\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("dtype", [BF16, F32], ids=lambda d: d.name)
+@pytest.mark.parametrize("name", ["rms_norm", "add_rms_norm", "softmax", "log_softmax", "causal_softmax"])
+def test_rows_longer_than_registers(nvidia: str, name: str, dtype: DType) -> None:
+    """Two chunks and a bit of one more; in place, where what is read again may have been overwritten."""
+    operator = operator_of(nvidia, name)
+    rng, lanes = np.random.default_rng(3), 16 // dtype.itemsize
+    shape = (2, 2 * 512 * 4 * lanes + 3 * lanes)
+    a, b = (uniform(rng, shape, dtype, -4.0, 4.0) for _ in range(2))
+    values = [b, a, a, b] if name == "add_rms_norm" else [a, a]
+    if name.endswith("rms_norm"):
+        values.append(uniform(rng, shape[1:], dtype, 0.5, 2.0))
+    tensors = dict(zip([t.name for t in operator.tensors], values, strict=True))
+    assert not failures(operator, [Sample("long", tensors)], nvidia)
 
 
 @pytest.mark.parametrize("name", list(all_operators()))

@@ -15,44 +15,51 @@
 namespace infiniop::nvidia {
 namespace {
 
-// Which one is a kernel argument: the branch costs nothing beside the memory, and an operator no kernels of its own.
+// Which one is a kernel argument: an operator has no kernels of its own.
 enum class Function { add, sub, mul, swiglu, relu, sigmoid, silu, gelu };
 
-template <class C> __device__ __forceinline__ C silu(C x) { return x / (C(1) + exp(-x)); }
-
-template <class C> __device__ __forceinline__ C apply(Function f, C a, C b) {
-    switch (f) {
-    case Function::add:
-        return a + b;
-    case Function::sub:
-        return a - b;
-    case Function::mul:
-        return a * b;
-    default: // swiglu: up, gate
-        return a * silu(b);
+// numerator / (1 + e^-x); halves round away more than the fast forms lose.
+template <class T> __device__ __forceinline__ compute_t<T> logistic(compute_t<T> x, compute_t<T> numerator) {
+    if constexpr (sizeof(T) == 2) {
+        return numerator * reciprocal_fast(1.0f + exp2_fast(x * -1.44269504f));
+    } else {
+        return numerator / (compute_t<T>(1) + exp(-x));
     }
 }
 
-template <class C> __device__ __forceinline__ C apply(Function f, C x) {
-    switch (f) {
+// f(the function) once, however many elements it is for. Integers are only added, in two's complement.
+template <class T, class F> __device__ __forceinline__ void with_binary(Function function, F &&f) {
+    using C = compute_t<T>;
+    if constexpr (std::is_integral_v<T>) {
+        f([](C a, C b) { return C(std::make_unsigned_t<C>(a) + std::make_unsigned_t<C>(b)); });
+    } else {
+        switch (function) {
+        case Function::add:
+            return f([](C a, C b) { return a + b; });
+        case Function::sub:
+            return f([](C a, C b) { return a - b; });
+        case Function::mul:
+            return f([](C a, C b) { return a * b; });
+        default: // swiglu: up, gate
+            return f([](C a, C b) { return a * logistic<T>(b, b); });
+        }
+    }
+}
+
+template <class T, class F> __device__ __forceinline__ void with_unary(Function function, F &&f) {
+    using C = compute_t<T>;
+    switch (function) {
     case Function::relu: // NaN stays
-        return x < C(0) ? C(0) : x;
+        return f([](C x) { return x < C(0) ? C(0) : x; });
     case Function::sigmoid:
-        return C(1) / (C(1) + exp(-x));
+        return f([](C x) { return logistic<T>(x, C(1)); });
     case Function::silu:
-        return silu(x);
+        return f([](C x) { return logistic<T>(x, x); });
     default:
-        return x * C(0.5) * (C(1) + erf(x * C(0.70710678118654752440)));
+        return f([](C x) { return x * C(0.5) * (C(1) + erf(x * C(0.70710678118654752440))); });
     }
 }
 
-// Integers are only added, in two's complement.
-template <> __device__ __forceinline__ int32_t apply(Function, int32_t a, int32_t b) {
-    return int32_t(uint32_t(a) + uint32_t(b));
-}
-template <> __device__ __forceinline__ int64_t apply(Function, int64_t a, int64_t b) {
-    return int64_t(uint64_t(a) + uint64_t(b));
-}
 // Operand 0 is the result.
 template <int N> struct Parameters {
     Nest<N> nest;
@@ -60,9 +67,9 @@ template <int N> struct Parameters {
     Function function;
 };
 
-// L neighbours from p, or L times the same.
-template <int L, class T> __device__ __forceinline__ Pack<T, L> load_or_repeat(const T *p, bool repeat) {
-    if (!repeat) {
+// L neighbours from p; or L times the same, where an operand with `Still` stands still.
+template <int L, bool Still, class T> __device__ __forceinline__ Pack<T, L> load_or_repeat(const T *p, bool still) {
+    if (!Still || !still) {
         return load_pack<L>(p);
     }
     Pack<T, L> values;
@@ -74,45 +81,67 @@ template <int L, class T> __device__ __forceinline__ Pack<T, L> load_or_repeat(c
     return values;
 }
 
-// L == 1: any strides. Else the innermost stride is 1, or 0 in operands that stand still.
-template <class T, int L, int N> __global__ void __launch_bounds__(256) elementwise_kernel(Parameters<N> p) {
-    const int inner = p.nest.rank - 1;
-    const int64_t row_packs = p.nest.shape[inner] / L, packs = p.nest.count / L;
-    for (int64_t i = global_thread(); i < packs; i += grid_threads()) {
-        const int64_t row = inner == 0 ? 0 : int64_t(uint64_t(i) / uint64_t(row_packs));
-        const int64_t column = (i - row * row_packs) * L;
-        int64_t offset[N];
-        p.nest.locate(row, inner, offset);
-        Pack<T, L> in[N - 1], out;
+constexpr int threads = 256, at_once = 2; // packs of a thread, loaded before the first is used
+
+// Positions are packs of L neighbours. L == 1: any strides. Else the innermost stride is L; with Still, 0 in operands
+// that stand still.
+template <class T, int L, bool Still, int N>
+__global__ void __launch_bounds__(threads) elementwise_kernel(Parameters<N> p) {
+    using C = compute_t<T>;
+    const int64_t first = int64_t(blockIdx.x) * (at_once * threads) + threadIdx.x;
+    if (first >= p.nest.count) {
+        return;
+    }
+    int64_t offset[at_once][N];
+    Pack<T, L> in[at_once][N - 1];
+#pragma unroll
+    for (int u = 0; u < at_once; u++) {
+        const int64_t i = first + u * threads;
+        p.nest.locate(i < p.nest.count ? i : first, p.nest.rank, offset[u]);
 #pragma unroll
         for (int k = 1; k < N; k++) {
-            const int64_t stride = p.nest.strides[k][inner];
-            in[k - 1] = load_or_repeat<L>(static_cast<const T *>(p.data[k]) + offset[k] + column * stride, stride == 0);
+            in[u][k - 1] = load_or_repeat<L, Still>(static_cast<const T *>(p.data[k]) + offset[u][k],
+                                                    p.nest.strides[k][p.nest.rank - 1] == 0);
         }
+    }
+    const auto compute = [&](auto &&function) {
 #pragma unroll
-        for (int k = 0; k < L; k++) {
-            if constexpr (N == 3) {
-                out.v[k] = narrow<T>(apply(p.function, widen(in[0].v[k]), widen(in[1].v[k])));
-            } else {
-                out.v[k] = narrow<T>(apply(p.function, widen(in[0].v[k])));
+        for (int u = 0; u < at_once; u++) {
+            C values[N - 1][L];
+#pragma unroll
+            for (int k = 0; k < N - 1; k++) {
+                widen_pack(in[u][k], values[k]);
+            }
+#pragma unroll
+            for (int k = 0; k < L; k++) {
+                if constexpr (N == 3) {
+                    values[0][k] = function(values[0][k], values[1][k]);
+                } else {
+                    values[0][k] = function(values[0][k]);
+                }
+            }
+            if (first + u * threads < p.nest.count) {
+                store_pack<L>(static_cast<T *>(p.data[0]) + offset[u][0], narrow_pack<T>(values[0]));
             }
         }
-        store_pack<L>(static_cast<T *>(p.data[0]) + offset[0] + column * p.nest.strides[0][inner], out);
+    };
+    if constexpr (N == 3) {
+        with_binary<T>(p.function, compute);
+    } else {
+        with_unary<T>(p.function, compute);
     }
 }
 
 template <int N> struct Base {
     Nest<N> nest;
     infiniDtype_t dtype;
-    Limits limits_;
 
     // Whether L neighbours of every operand are one access, or one element that stands still.
     bool in_packs(void *const (&data)[N], int64_t lanes) const {
         const int inner = nest.rank - 1;
         bool good = nest.shape[inner] % lanes == 0;
         for (int k = 0; k < N; k++) {
-            const bool still = k > 0 && nest.strides[k][inner] == 0;
-            if (still) {
+            if (stands_still(k)) {
                 continue;
             }
             good &= nest.strides[k][inner] == 1 && aligned(data[k]);
@@ -123,14 +152,21 @@ template <int N> struct Base {
         return good;
     }
 
+    bool stands_still(int k) const { return k > 0 && nest.strides[k][nest.rank - 1] == 0; }
+
     Status run(Function function, void *const (&data)[N], infinirtStream_t stream) const {
         if (nest.count == 0) {
             return INFINI_STATUS_SUCCESS;
         }
         const auto go = [&](auto tag) {
             using T = typename decltype(tag)::type;
-            return in_packs(data, lanes_of<T>) ? run_as<T, lanes_of<T>>(function, data, stream)
-                                               : run_as<T, 1>(function, data, stream);
+            constexpr int lanes = lanes_of<T>;
+            if (!in_packs(data, lanes)) {
+                return launch_as<1>(elementwise_kernel<T, 1, false, N>, function, data, stream);
+            }
+            return stands_still(1) || stands_still(N - 1)
+                       ? launch_as<lanes>(elementwise_kernel<T, lanes, true, N>, function, data, stream)
+                       : launch_as<lanes>(elementwise_kernel<T, lanes, false, N>, function, data, stream);
         };
         if constexpr (N == 3) {
             if (dtype == INFINI_DTYPE_I32) {
@@ -143,17 +179,25 @@ template <int N> struct Base {
         return visit_float64(dtype, go);
     }
 
-    template <class T, int L> Status run_as(Function function, void *const (&data)[N], infinirtStream_t stream) const {
+    template <int L>
+    Status launch_as(void (*kernel)(Parameters<N>), Function function, void *const (&data)[N],
+                     infinirtStream_t stream) const {
         Parameters<N> p = {nest, {}, function};
         std::copy(data, data + N, p.data);
-        const Plan plan = plan_items(limits_, nest.count / L);
-        return launch(elementwise_kernel<T, L, N>, dim3(unsigned(plan.blocks)), dim3(unsigned(plan.threads)), 0, stream,
-                      p);
+        if (L > 1) {
+            const int inner = nest.rank - 1;
+            p.nest.count /= L;
+            p.nest.shape[inner] /= L;
+            for (auto &s : p.nest.strides) {
+                s[inner] *= L;
+            }
+            p.nest.finish();
+        }
+        return launch(kernel, dim3(unsigned(ceil_div(p.nest.count, threads * at_once))), dim3(threads), 0, stream, p);
     }
 
     // A nest without axes is one element.
-    void finish(const Call &call) {
-        limits_ = limits(call);
+    void finish() {
         if (nest.rank == 0) {
             nest.rank = 1;
             nest.shape[0] = 1;
@@ -174,7 +218,7 @@ template <Function function, int N> struct State {
         }
         state.base.dtype = call.dtype(0);
         const Status status = nest_of<N>(call, tensors, state.base.nest);
-        state.base.finish(call);
+        state.base.finish();
         return status;
     }
 
@@ -197,7 +241,7 @@ struct SiluAndMul {
         state.up = int64_t(call.last_dim(T::output)) * call.last_stride(T::input) *
                    int64_t(element_size(call.dtype(T::output)));
         const Status status = nest_of<3>(call, {T::output, T::input, T::input}, state.base.nest);
-        state.base.finish(call);
+        state.base.finish();
         return status;
     }
 

@@ -139,16 +139,15 @@ template <class Schema> struct State {
                 constexpr int lanes = lanes_of<T>;
                 constexpr bool sum = n == 4;
                 constexpr int packs = packs_of<sum>;
-                return in_packs(q, lanes)
-                           ? launch_rows(norm_kernel<T, W, lanes, sum>, q, packs * lanes, run.stream())
-                           : launch_rows(norm_kernel<T, W, 1, sum>, q, packs, run.stream());
+                return in_packs(q, lanes) ? launch_rows(norm_kernel<T, W, lanes, sum>, q, packs * lanes, run.stream())
+                                          : launch_rows(norm_kernel<T, W, 1, sum>, q, packs, run.stream());
             });
         });
     }
 
     bool in_packs(const Parameters<n> &q, int64_t lanes) const {
-        bool good = rows_in_packs(q.rows, q.width, lanes) &&
-                    aligned_for(q.weight, size_t(lanes) * element_size(weight_dtype));
+        bool good =
+            rows_in_packs(q.rows, q.width, lanes) && aligned_for(q.weight, size_t(lanes) * element_size(weight_dtype));
         for (const void *data : q.data) {
             good &= aligned(data);
         }

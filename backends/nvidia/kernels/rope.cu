@@ -1,4 +1,5 @@
-// rope: a block per token; its threads load sines and cosines once and turn the same pairs of all heads.
+// rope: a block per token; a thread turns the same pairs of several heads. What it turns is under way before the
+// token's position, and with it the angles, are known.
 #include "../checked.h"
 #include "../device.cuh"
 #include "../layout.h"
@@ -29,37 +30,51 @@ template <class C> __device__ __forceinline__ void rotate(C &p, C &q, C sin, C c
     p = turned;
 }
 
+constexpr int heads_at_once = 2; // of a thread
+
 // L angles at a time. Pairs are (i, i + half) with Halves, else neighbours, which lie in 2 L elements.
 template <class X, int L, bool Halves> __global__ void __launch_bounds__(256) rope_kernel(Parameters p) {
     using C = compute_t<X>;
-    const int64_t b = int64_t(blockIdx.x) / p.tokens, t = int64_t(blockIdx.x) - b * p.tokens;
+    const unsigned tokens = unsigned(p.tokens); // the grid is no larger than a grid can be
+    const int64_t b = blockIdx.x / tokens, t = blockIdx.x % tokens;
     const int64_t position = integer_at(p.ids, p.id_dtype, b * p.id_strides[0] + t * p.id_strides[1]);
-    if (position < 0 || position >= p.positions) {
-        return;
-    }
-    const X *sins = static_cast<const X *>(p.sin) + position * p.half;
-    const X *coss = static_cast<const X *>(p.cos) + position * p.half;
     X *y = static_cast<X *>(p.y) + b * p.y_strides[0] + t * p.y_strides[1];
     const X *x = static_cast<const X *>(p.x) + b * p.x_strides[0] + t * p.x_strides[1];
-    for (int64_t i = int64_t(threadIdx.x) * L; i < p.half; i += int64_t(blockDim.x) * L) {
-        const Pack<X, L> sin = load_pack<L>(sins + i), cos = load_pack<L>(coss + i);
-        for (int64_t h = threadIdx.y; h < p.heads; h += blockDim.y) {
-            const X *from = x + h * p.x_strides[2];
-            X *to = y + h * p.y_strides[2];
-            const int64_t first = Halves ? i : 2 * i, second = Halves ? i + p.half : 2 * i + L;
-            Pack<X, L> low = load_pack<L>(from + first), high = load_pack<L>(from + second);
+    const int heads = int(p.heads), half = int(p.half);
+    for (int i = int(threadIdx.x) * L; i < half; i += int(blockDim.x) * L) {
+        const int first = Halves ? i : 2 * i, second = Halves ? i + half : 2 * i + L;
+        for (int h = int(threadIdx.y); h < heads; h += heads_at_once * int(blockDim.y)) {
+            Pack<X, L> low[heads_at_once], high[heads_at_once];
 #pragma unroll
-            for (int k = 0; k < L; k++) {
-                // The k-th pair's elements, wherever they lie in the two packs.
-                X &px = Halves ? low.v[k] : 2 * k < L ? low.v[2 * k % L] : high.v[2 * k % L];
-                X &qx = Halves ? high.v[k] : 2 * k + 1 < L ? low.v[(2 * k + 1) % L] : high.v[(2 * k + 1) % L];
-                C pc = widen(px), qc = widen(qx);
-                rotate(pc, qc, widen(sin.v[k]), widen(cos.v[k]));
-                px = narrow<X>(pc);
-                qx = narrow<X>(qc);
+            for (int u = 0; u < heads_at_once; u++) {
+                const X *from = x + min(h + u * int(blockDim.y), heads - 1) * p.x_strides[2];
+                low[u] = load_pack<L>(from + first);
+                high[u] = load_pack<L>(from + second);
             }
-            store_pack<L>(to + first, low);
-            store_pack<L>(to + second, high);
+            if (position < 0 || position >= p.positions) {
+                return;
+            }
+            C sin[L], cos[L];
+            widen_pack(load_pack<L>(static_cast<const X *>(p.sin) + position * half + i), sin);
+            widen_pack(load_pack<L>(static_cast<const X *>(p.cos) + position * half + i), cos);
+#pragma unroll
+            for (int u = 0; u < heads_at_once; u++) {
+                C lows[L], highs[L];
+                widen_pack(low[u], lows);
+                widen_pack(high[u], highs);
+#pragma unroll
+                for (int k = 0; k < L; k++) {
+                    // The k-th pair's elements, wherever they lie in the two packs.
+                    C &pk = Halves ? lows[k] : 2 * k < L ? lows[2 * k % L] : highs[2 * k % L];
+                    C &qk = Halves ? highs[k] : 2 * k + 1 < L ? lows[(2 * k + 1) % L] : highs[(2 * k + 1) % L];
+                    rotate(pk, qk, sin[k], cos[k]);
+                }
+                if (h + u * int(blockDim.y) < heads) {
+                    X *to = y + (h + u * int(blockDim.y)) * p.y_strides[2];
+                    store_pack<L>(to + first, narrow_pack<X>(lows));
+                    store_pack<L>(to + second, narrow_pack<X>(highs));
+                }
+            }
         }
     }
 }
@@ -130,7 +145,7 @@ struct State {
         while (x < 256 && int64_t(x) * L < q.half) {
             x *= 2;
         }
-        while (x * y < 256 && int64_t(y) < q.heads) {
+        while (x * y < 128 && heads_at_once * int64_t(y) < q.heads) {
             y *= 2;
         }
         return launch(halves ? rope_kernel<X, L, true> : rope_kernel<X, L, false>, dim3(unsigned(batch * q.tokens)),

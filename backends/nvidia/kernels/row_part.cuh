@@ -1,5 +1,5 @@
-// A row's elements, L at a time, divided among the threads of its block or warp: chunks of `Packs` packs per thread, all
-// of which are loaded before the first is used. The first chunk, mostly the whole row, stays in registers.
+// A row's elements, L at a time, divided among the threads of its block or warp: chunks of `Packs` packs per thread,
+// all of which are loaded before the first is used. The first chunk, mostly the whole row, stays in registers.
 #pragma once
 
 #include "../device.cuh"
@@ -14,15 +14,17 @@ template <int L, int Packs> struct RowPart {
 
     __device__ __forceinline__ int64_t chunk() const { return int64_t(blockDim.x * Packs * L); }
 
-    // This thread's packs of the chunk that begins with element `start`. There is no pack beyond the row: the last one
-    // of the row is loaded in its stead, so that no load hangs on a condition.
+    // This thread's packs of the chunk that begins with element `start`. In place of what is beyond the row its first
+    // pack is loaded, so that no load hangs on a condition. A lane that has none loads another's, before that is
+    // overwritten.
     template <class T>
     __device__ __forceinline__ void load(const T *row, int64_t start, Pack<T, L> (&packs)[Packs]) const {
-        const int last = left(start) - L;
+        const int own = min(first(0), left(0) - L), end = left(start);
 #pragma unroll
         for (int j = 0; j < Packs; j++) {
-            packs[j] = load_pack<L>(row + start + min(first(j), last));
+            packs[j] = load_pack<L>(row + (first(j) < end ? start + first(j) : own));
         }
+        __syncwarp();
     }
 
     // f(number of the pack, its first element) for those of these packs that the row has.
@@ -53,9 +55,9 @@ template <int N> bool rows_in_packs(const Nest<N> &rows, int64_t width, int64_t 
 }
 
 // A warp for a short row, four of them in a block; a block for a long one: `per_thread` elements to a thread.
-template <class P>
-Status launch_rows(void (*kernel)(P), const P &p, int per_thread, infinirtStream_t stream) {
-    const unsigned threads = unsigned(plan_row_threads(p.width, per_thread, row_threads)), rows = threads == warp_size ? 4 : 1;
+template <class P> Status launch_rows(void (*kernel)(P), const P &p, int per_thread, infinirtStream_t stream) {
+    const unsigned threads = unsigned(plan_row_threads(p.width, per_thread, row_threads)),
+                   rows = threads == warp_size ? 4 : 1;
     return launch(kernel, dim3(unsigned(ceil_div(p.rows.count, rows))), dim3(threads, rows), 0, stream, p);
 }
 
