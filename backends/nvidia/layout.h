@@ -1,6 +1,7 @@
 // Strided tensors of one shape: axes of extent 1 dropped, ordered and merged on the host, walked on the device.
 #pragma once
 
+#include "device.cuh"
 #include "nvidia.h"
 
 #include <algorithm>
@@ -9,23 +10,6 @@
 namespace infiniop::nvidia {
 
 constexpr int max_rank = 32; // axes that remain: tensors of 2^32 elements have no more that cannot be merged
-
-// Division of numbers below 2^31 by one that is known on the host: a product and a shift (Granlund, Montgomery 1994).
-struct Divisor {
-    uint32_t multiplier, shift;
-
-    // 1 … 2^31 - 1
-    static Divisor of(uint32_t divisor) {
-        uint32_t bits = 0; // of the power of two that is no less
-        while ((uint64_t(1) << bits) < divisor) {
-            bits++;
-        }
-        return {uint32_t((uint64_t(1) << (31 + bits)) / divisor + 1), 31 + bits};
-    }
-    __host__ __device__ __forceinline__ uint32_t quotient(uint32_t number) const {
-        return uint32_t(uint64_t(number) * multiplier >> shift);
-    }
-};
 
 // Positions of N operands; strides in elements, offsets with 64 bits.
 template <int N> struct Nest {
@@ -43,7 +27,8 @@ template <int N> struct Nest {
             offset[k] = 0;
         }
         if (small) {
-            walk(uint32_t(i), axes, offset, [this](uint32_t at, int axis) { return divisors[axis].quotient(at); });
+            walk(uint32_t(i), axes, offset,
+                 [this](uint32_t at, int axis) { return uint32_t(int(at) / divisors[axis]); });
         } else {
             walk(uint64_t(i), axes, offset, [this](uint64_t at, int axis) { return at / uint64_t(shape[axis]); });
         }
@@ -102,7 +87,7 @@ template <int N> struct Nest {
     void finish() {
         small = count < int64_t(1) << 31;
         for (int axis = 1; axis < rank && small; axis++) {
-            divisors[axis] = Divisor::of(uint32_t(shape[axis]));
+            divisors[axis] = Divisor(int(shape[axis]));
         }
     }
 

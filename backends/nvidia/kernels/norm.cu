@@ -16,9 +16,6 @@ template <int N> struct Parameters {
     float epsilon;
 };
 
-// Packs of a row that a thread has in flight, of each operand.
-template <bool Sum> constexpr int packs_of = 4;
-
 // One row at a time; operand 0 is y, 1 is x (or a); with Sum 2 is b and 3 residual_out. W is the weight's type.
 template <class T, class W, int L, bool Sum>
 __global__ void __launch_bounds__(row_threads) norm_kernel(Parameters<Sum ? 4 : 2> p) {
@@ -36,8 +33,8 @@ __global__ void __launch_bounds__(row_threads) norm_kernel(Parameters<Sum ? 4 : 
     T *sum_out = Sum ? static_cast<T *>(p.data[n - 1]) + offset[n - 1] : nullptr;
     const W *weight = static_cast<const W *>(p.weight);
 
-    const RowPart<L, packs_of<Sum>> part = {p.width};
-    using Packs = Pack<T, L>[packs_of<Sum>];
+    const RowPart<L> part = {p.width};
+    using Packs = Pack<T, L>[row_packs];
     C squares = 0;
 
     // What is normalised, and its squares; a sum is squared as it is, and from then on it is what was stored of it.
@@ -76,7 +73,7 @@ __global__ void __launch_bounds__(row_threads) norm_kernel(Parameters<Sum ? 4 : 
     const C scale = C(1) / sqrt(squares / C(p.width) + C(p.epsilon));
 
     const auto write = [&](int64_t start, const Packs &packs) {
-        Pack<W, L> weights[packs_of<Sum>];
+        Pack<W, L> weights[row_packs];
         part.load(weight, start, weights);
         part.each(start, [&](int j, int64_t i) {
             C values[L];
@@ -138,9 +135,8 @@ template <class Schema> struct State {
                 using W = typename decltype(weight_tag)::type;
                 constexpr int lanes = lanes_of<T>;
                 constexpr bool sum = n == 4;
-                constexpr int packs = packs_of<sum>;
-                return in_packs(q, lanes) ? launch_rows(norm_kernel<T, W, lanes, sum>, q, packs * lanes, run.stream())
-                                          : launch_rows(norm_kernel<T, W, 1, sum>, q, packs, run.stream());
+                return in_packs(q, lanes) ? launch_rows(norm_kernel<T, W, lanes, sum>, q, lanes, run.stream())
+                                          : launch_rows(norm_kernel<T, W, 1, sum>, q, 1, run.stream());
             });
         });
     }

@@ -44,7 +44,7 @@ constexpr int tile_words = 32, tile_b = 64, tile_rows = 8, least_turned = 16;
 // Where block `blockIdx.x` lies: outer axes, then tiles along a, then along b.
 struct Tiles {
     Divisor per_outer, along_b;
-    uint32_t count, count_b; // of an outer position; of them along b
+    int count, count_b; // of an outer position; of them along b
 };
 
 // The two innermost axes are [a, b]: dst is contiguous along b, src along a. A word is an element or, where strides,
@@ -55,8 +55,8 @@ __global__ void __launch_bounds__(tile_words *tile_rows) transpose_kernel(Parame
     constexpr int per_word = Pairs ? 2 : 1;
     __shared__ Word block[tile_b][tile_words + 1]; // one more: a column lies in 32 banks
     const int a_axis = p.nest.rank - 2, b_axis = p.nest.rank - 1, x = int(threadIdx.x), y = int(threadIdx.y);
-    const uint32_t outer = tiles.per_outer.quotient(blockIdx.x), t = blockIdx.x - outer * tiles.count;
-    const uint32_t a_tile = tiles.along_b.quotient(t), b_tile = t - a_tile * tiles.count_b;
+    const int tile = int(blockIdx.x), outer = tile / tiles.per_outer, t = tile - outer * tiles.count;
+    const int a_tile = t / tiles.along_b, b_tile = t - a_tile * tiles.count_b;
     const int64_t a0 = int64_t(a_tile) * (tile_words * per_word), b0 = int64_t(b_tile) * tile_b;
     const int a_left = int(min(p.nest.shape[a_axis] - a0, int64_t(tile_words * per_word)));
     const int b_left = int(min(p.nest.shape[b_axis] - b0, int64_t(tile_b)));
@@ -197,8 +197,7 @@ struct State {
             return fail(INFINI_STATUS_NOT_IMPLEMENTED, schema::rearrange::op, "src", "fewer than 2^31 tiles to turn",
                         Text("%lld", static_cast<long long>(blocks)));
         }
-        const Tiles tiles = {Divisor::of(uint32_t(count)), Divisor::of(uint32_t(b_tiles)), uint32_t(count),
-                             uint32_t(b_tiles)};
+        const Tiles tiles = {Divisor(int(count)), Divisor(int(b_tiles)), int(count), int(b_tiles)};
         const dim3 grid{unsigned(blocks)}, block{tile_words, tile_rows};
         if (in_pairs) {
             return launch(transpose_kernel<uint16_t, true>, grid, block, 0, stream, p, tiles);

@@ -33,7 +33,7 @@ template <class C> __device__ __forceinline__ void rotate(C &p, C &q, C sin, C c
 constexpr int heads_at_once = 2; // of a thread
 
 // L angles at a time. Pairs are (i, i + half) with Halves, else neighbours, which lie in 2 L elements.
-template <class X, int L, bool Halves> __global__ void __launch_bounds__(256) rope_kernel(Parameters p) {
+template <class X, int L, bool Halves> __global__ void __launch_bounds__(256, 1) rope_kernel(Parameters p) {
     using C = compute_t<X>;
     const unsigned tokens = unsigned(p.tokens); // the grid is no larger than a grid can be
     const int64_t b = blockIdx.x / tokens, t = blockIdx.x % tokens;

@@ -8,20 +8,21 @@
 namespace infiniop::nvidia {
 
 constexpr int row_threads = 512; // at most: a thread has 128 registers then
+constexpr int row_packs = 4;
 
-template <int L, int Packs> struct RowPart {
+template <int L> struct RowPart {
     int64_t width;
 
-    __device__ __forceinline__ int64_t chunk() const { return int64_t(blockDim.x * Packs * L); }
+    __device__ __forceinline__ int64_t chunk() const { return int64_t(blockDim.x * row_packs * L); }
 
     // This thread's packs of the chunk that begins with element `start`. In place of what is beyond the row its first
     // pack is loaded, so that no load hangs on a condition. A lane that has none loads another's, before that is
     // overwritten.
     template <class T>
-    __device__ __forceinline__ void load(const T *row, int64_t start, Pack<T, L> (&packs)[Packs]) const {
+    __device__ __forceinline__ void load(const T *row, int64_t start, Pack<T, L> (&packs)[row_packs]) const {
         const int own = min(first(0), left(0) - L), end = left(start);
 #pragma unroll
-        for (int j = 0; j < Packs; j++) {
+        for (int j = 0; j < row_packs; j++) {
             packs[j] = load_pack<L>(row + (first(j) < end ? start + first(j) : own));
         }
         __syncwarp();
@@ -31,7 +32,7 @@ template <int L, int Packs> struct RowPart {
     template <class F> __device__ __forceinline__ void each(int64_t start, F &&f) const {
         const int end = left(start);
 #pragma unroll
-        for (int j = 0; j < Packs; j++) {
+        for (int j = 0; j < row_packs; j++) {
             if (first(j) < end) {
                 f(j, start + first(j));
             }
@@ -54,10 +55,10 @@ template <int N> bool rows_in_packs(const Nest<N> &rows, int64_t width, int64_t 
     return good;
 }
 
-// A warp for a short row, four of them in a block; a block for a long one: `per_thread` elements to a thread.
-template <class P> Status launch_rows(void (*kernel)(P), const P &p, int per_thread, infinirtStream_t stream) {
-    const unsigned threads = unsigned(plan_row_threads(p.width, per_thread, row_threads)),
-                   rows = threads == warp_size ? 4 : 1;
+// A warp for a short row, four of them in a block; a block for a long one.
+template <class P> Status launch_rows(void (*kernel)(P), const P &p, int lanes, infinirtStream_t stream) {
+    const unsigned threads = unsigned(plan_row_threads(p.width, row_packs * lanes, row_threads));
+    const unsigned rows = threads == warp_size ? 4 : 1;
     return launch(kernel, dim3(unsigned(ceil_div(p.rows.count, rows))), dim3(threads, rows), 0, stream, p);
 }
 

@@ -70,8 +70,6 @@ template <class T> struct Result {
     __device__ __forceinline__ C operator()(C numerator) const { return numerator * factor - shift; }
 };
 
-constexpr int packs = 4; // of a row that a thread has in flight
-
 template <class T, int L> __global__ void __launch_bounds__(row_threads, 1) row_kernel(Parameters p) {
     using C = compute_t<T>;
     const int64_t row = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
@@ -83,7 +81,7 @@ template <class T, int L> __global__ void __launch_bounds__(row_threads, 1) row_
     T *y = static_cast<T *>(p.y) + offset[0];
     const T *x = static_cast<const T *>(p.x) + offset[1];
     const int64_t kept = p.kept(row);
-    const RowPart<L, packs> part = {p.width};
+    const RowPart<L> part = {p.width};
 
     // Writes over what the mask hides of elements i … i + L - 1.
     const auto hide = [&](C(&values)[L], int64_t i, C with) {
@@ -97,7 +95,7 @@ template <class T, int L> __global__ void __launch_bounds__(row_threads, 1) row_
     };
     // f(number of the pack, its first element, its values) for the packs of a chunk.
     const auto read = [&](int64_t start, auto &&f) {
-        Pack<T, L> raw[packs];
+        Pack<T, L> raw[row_packs];
         part.load(x, start, raw);
         part.each(start, [&](int j, int64_t i) {
             C values[L];
@@ -114,7 +112,7 @@ template <class T, int L> __global__ void __launch_bounds__(row_threads, 1) row_
         return maximum;
     };
 
-    C mine[packs][L], highest = C(-INFINITY);
+    C mine[row_packs][L], highest = C(-INFINITY);
     read(0, [&](int j, int64_t, const C(&values)[L]) {
         memcpy(mine[j], values, sizeof(values));
         highest = maximum_of(values, highest);
@@ -224,8 +222,8 @@ struct Base {
             }
             constexpr int lanes = lanes_of<T>;
             const bool in_packs = rows_in_packs(q.rows, q.width, lanes) && aligned(q.y) && aligned(q.x);
-            return in_packs ? launch_rows(row_kernel<T, lanes>, q, packs * lanes, run.stream())
-                            : launch_rows(row_kernel<T, 1>, q, packs, run.stream());
+            return in_packs ? launch_rows(row_kernel<T, lanes>, q, lanes, run.stream())
+                            : launch_rows(row_kernel<T, 1>, q, 1, run.stream());
         });
     }
 };
