@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from os import PathLike
 from typing import Any
 
@@ -54,6 +54,11 @@ class LLM:
         each = list(params) if isinstance(params, Sequence) else [params or self.params()] * len(given)
         if len(each) != len(given):
             raise ValueError(f"{len(each)} parameters for {len(given)} prompts")
+        for prompt, own in zip(given, each, strict=True):
+            if not isinstance(prompt, Iterable):
+                raise TypeError(f"a prompt must be a text or a row of token ids, got {prompt!r}")
+            if not isinstance(own, RequestParams):
+                raise TypeError(f"parameters must be RequestParams, got {type(own).__name__}")
         rows: list[list[int]] = [encode(self.tokenizer, p) if isinstance(p, str) else [*p] for p in given]
         results = [
             RequestOutput(p if isinstance(p, str) else None, row, [CompletionOutput(i) for i in range(own.n)])

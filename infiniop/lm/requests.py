@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 
-from .sampling import SamplingParams
+from .sampling import SamplingParams, require
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class RequestParams(SamplingParams):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self, Real, "a number", "repetition_penalty", "presence_penalty", "frequency_penalty", "timeout")
+        require(self, Integral, "an integer", "logprobs")
         for name in ("max_new_tokens", "n"):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -51,8 +54,12 @@ class RequestParams(SamplingParams):
             raise ValueError(f"timeout must be above 0 seconds, got {self.timeout}")
         if isinstance(self.stop, str):
             raise TypeError(f"stop must be a tuple of texts, got the text {self.stop!r}")
+        if any(not isinstance(text, str) for text in self.stop):
+            raise TypeError(f"stop must be a tuple of texts, got {self.stop!r}")
         if any(not text for text in self.stop):
             raise ValueError("a stop text must not be empty")
+        if any(isinstance(token, bool) or not isinstance(token, Integral) for token in self.stop_token_ids):
+            raise TypeError(f"stop_token_ids must be integers, got {self.stop_token_ids!r}")
 
     @property
     def has_penalties(self) -> bool:

@@ -6,6 +6,7 @@ import math
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -35,6 +36,8 @@ class SamplingParams:
     seed: int | None = None
 
     def __post_init__(self) -> None:
+        require(self, Real, "a number", "temperature", "top_p", "min_p")
+        require(self, Integral, "an integer", "top_k", "seed")
         if not 0.0 <= self.temperature < math.inf:
             raise ValueError(f"temperature must be a finite number of at least 0, got {self.temperature}")
         if not 0.0 < self.top_p <= 1.0:
@@ -46,6 +49,15 @@ class SamplingParams:
 
     def seeded(self) -> Self:
         return self if self.seed is not None else replace(self, seed=secrets.randbits(63))
+
+
+def require(params: SamplingParams, kind: type, what: str, *names: str) -> None:
+    """These fields must be of a type, where they are not None by default."""
+    for name in names:
+        value = getattr(params, name)
+        optional = value is None and getattr(type(params), name) is None
+        if not optional and (isinstance(value, bool) or not isinstance(value, kind)):
+            raise TypeError(f"{name} must be {what}, got {value!r}")
 
 
 NEUTRAL: dict[str, Any] = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}  # filter nothing

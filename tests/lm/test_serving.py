@@ -289,6 +289,42 @@ def test_stop_texts_are_found_wherever_the_pieces_end(text, stop, data):
 MODEL = "examples/demo_model/model"
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"temperature": "hot"}, "temperature must be a number, got 'hot'"),
+        ({"temperature": None}, "temperature must be a number"),
+        ({"top_k": 1.5}, "top_k must be an integer"),
+        ({"seed": "x"}, "seed must be an integer"),
+        ({"logprobs": 1.5}, "logprobs must be an integer"),
+        ({"timeout": "1"}, "timeout must be a number"),
+        ({"presence_penalty": None}, "presence_penalty must be a number"),
+        ({"stop": (1,)}, "stop must be a tuple of texts"),
+        ({"stop_token_ids": "ab"}, "stop_token_ids must be integers"),
+    ],
+)
+def test_parameters_of_a_wrong_type(options, words):
+    """Said when they are made: in the middle of a step they would stop everybody's."""
+    with pytest.raises(TypeError, match=words):
+        RequestParams(**options)
+    RequestParams(temperature=np.float32(0.5), top_k=np.int64(3), seed=np.int32(1), timeout=1)
+
+
+def test_prompts_of_a_wrong_type():
+    llm = LLM(MODEL)
+    with pytest.raises(TypeError, match="a prompt must be a text or a row of token ids, got 1"):
+        llm.generate([1, 2, 3])
+    with pytest.raises(TypeError, match="parameters must be RequestParams, got dict"):
+        llm.generate(["x"], {"max_new_tokens": 2})
+
+
+def test_extreme_parameters_are_what_float32_has_nearest():
+    llm = LLM(MODEL)
+    greedy, hot = (RequestParams(max_new_tokens=3, temperature=t, top_p=1e-300, seed=1) for t in (1e-300, 1e300))
+    found = llm.generate(["def f("] * 2, [greedy, hot], progress=False)
+    assert found[0].outputs[0].token_ids == found[1].outputs[0].token_ids  # the likeliest token alone is left
+
+
 def test_offline_batches_keep_their_order():
     llm = LLM(MODEL)
     params = [RequestParams(max_new_tokens=8), RequestParams(max_new_tokens=3, n=2), RequestParams(max_new_tokens=5)]
