@@ -20,11 +20,12 @@ StreamLike = Any  # Stream, torch.cuda.Stream, a native handle as an int, None (
 class Lane:
     """One device as one thread sees it: the stream that its work goes to, and its scratch memory."""
 
-    __slots__ = ("device", "graph", "handle", "plain", "reserved", "scratch", "stream", "workspaces")
+    __slots__ = ("device", "graph", "handle", "outer", "plain", "reserved", "scratch", "stream", "workspaces")
 
     def __init__(self, device: Device):
         self.device = device
         self.stream: Stream | None = None
+        self.outer: list[Stream | None] = []  # current before, where `with stream:` nests
         self.handle = NULL
         self.graph: Graph | None = None
         self.scratch = NULL  # of the current stream; grows
@@ -119,7 +120,6 @@ class Stream:
     def __init__(self, device: DeviceLike = None):
         self.device = Device(device)
         self.handle = NULL
-        self._previous: list[Stream | None] = []
         room = ffi.new("infinirtStream_t *")
         with current(self.device):
             check(lib.infinirtStreamCreate(room))
@@ -138,12 +138,13 @@ class Stream:
 
     def __enter__(self) -> Stream:
         lane = lane_of(self.device)
-        self._previous.append(lane.stream)
+        lane.outer.append(lane.stream)
         lane.use(self)
         return self
 
     def __exit__(self, *_: object) -> None:
-        lane_of(self.device).use(self._previous.pop())
+        lane = lane_of(self.device)
+        lane.use(lane.outer.pop())
 
     def __del__(self) -> None:
         if getattr(self, "handle", NULL) != NULL and not sys.is_finalizing():
@@ -265,16 +266,29 @@ class Graph:
                 lib.infinirtGraphDestroy(self._graph)
 
 
-@contextlib.contextmanager
-def _nothing_collected() -> Iterator[None]:
+class _NothingCollected:
     """What the garbage collector destroys (streams, graphs, memory) must not go while a device records."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collects:
-            gc.enable()
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0  # captures, of all threads
+        self._collects = False  # before the first of them
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._collects = gc.isenabled()
+                gc.disable()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0 and self._collects:
+                gc.enable()
+
+
+_nothing_collected = _NothingCollected()
 
 
 @contextlib.contextmanager
@@ -286,7 +300,7 @@ def capture(stream: Stream | None = None, *, device: DeviceLike = None) -> Itera
     graph.keep(stream)
     outer = lane.graph  # of a capture around this one, on another stream
     room = ffi.new("infinirtGraph_t *")
-    with stream, current(stream.device), _nothing_collected():
+    with stream, current(stream.device), _nothing_collected:
         check(lib.infinirtStreamBeginCapture(stream.handle, lib.INFINIRT_STREAM_CAPTURE_MODE_THREAD_LOCAL), "capture")
         lane.record(graph)
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -68,6 +70,33 @@ def test_nothing_is_collected_while_capturing() -> None:
     assert gc.isenabled()
     with infiniop.capture():
         assert not gc.isenabled()
+    assert gc.isenabled()
+
+
+def test_threads_share_streams_and_capture_at_once() -> None:
+    """One thread's `with` is over before the other's, in the order in which they began."""
+    shared, outer, steps = infiniop.Stream(), infiniop.Stream(), threading.Barrier(2, timeout=10)
+
+    def first() -> None:
+        with shared, infiniop.capture():
+            steps.wait()  # the other begins
+            steps.wait()
+        assert infiniop.current_stream() is None
+        assert not gc.isenabled(), "the other still captures"
+        steps.wait()
+
+    def second() -> None:
+        steps.wait()
+        with outer:
+            with shared, infiniop.capture():
+                steps.wait()
+                steps.wait()
+            assert infiniop.current_stream() is outer
+        assert infiniop.current_stream() is None
+
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(first), pool.submit(second)]:
+            done.result(20)
     assert gc.isenabled()
 
 
