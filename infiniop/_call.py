@@ -122,8 +122,6 @@ class Operation:
         self.at_create = tuple(i for i, a in enumerate(schema.attrs) if a.at != "run")
         self.at_run = tuple(i for i, a in enumerate(schema.attrs) if a.at != "create")
         self.key_of = _picker(self.at_create)
-        self.plain_run = tuple(i for i in self.at_run if not _is_special(schema.attrs[i]))
-        self.run_is_plain = self.plain_run == self.at_run
         self.read_when = {i: t.read_when for i, t in enumerate(schema.tensors) if t.read_when}
         self.partly_written = frozenset(i for i in self.fresh if schema.tensors[i].written)
 
@@ -168,8 +166,6 @@ class Operation:
 
     def run_values(self, attrs: Sequence[Any], lengths: Mapping[int, int] = NO_LENGTHS) -> tuple[Any, ...]:
         """The attributes of a call in C; host arrays must be as long as `lengths` says, for C cannot see it."""
-        if self.run_is_plain:
-            return tuple(attrs[i] for i in self.at_run)
         values = {i: self.convert(i, attrs[i]) for i in self.at_run}
         for index, length in lengths.items():
             if len(values[index]) != length:
@@ -314,10 +310,6 @@ def _picker(indices: tuple[int, ...]) -> Any:
         only = indices[0]
         return lambda attrs: (attrs[only],)
     return itemgetter(*indices)
-
-
-def _is_special(attr: Attr) -> bool:
-    return attr.length is not None or bool(attr.enum) or attr.ctype in ("char", "bool")
 
 
 def _plain(value: Any) -> Any:

@@ -100,6 +100,9 @@ class Binding:
                 f"{self.operator.name}: the shape of {tensor.name} [{tensor.shape}] does not follow from the inputs: "
                 f"give {ways}", op=self.operator.name, argument=tensor.name,
             )  # fmt: skip
+        if any(isinstance(n, int) and n < 0 for n in shape):  # torch's symbols are not asked
+            op, argument, got = self.operator.name, tensor.name, str(list(shape))
+            raise TensorShapeError(op=op, argument=argument, expected="extents of 0 or more", got=got)
         return shape, self._dtype(tensor)
 
     def _shape(self, tensor: TensorSchema) -> tuple[int, ...] | None:

@@ -40,6 +40,7 @@ _STRIDES = {
     Strides.CONTIGUOUS: "contiguous",
     Strides.MATRIX: "one of the last two strides 1",
 }
+_MISSES = "KeyError, AttributeError, TypeError, OverflowError"  # what the general path knows better
 _PYTHON_TYPES = {"float": "float", "double": "float", "bool": "bool"}
 
 
@@ -238,17 +239,17 @@ def _fast_path(operator: Operator) -> str:
     first = "elif kind is Tensor:" if compiled else "if kind is Tensor:"
     branches = [
         *compiled,
-        _branch(operator, first, "", "{0}._sig", "{0}._ptr", "KeyError, AttributeError, TypeError"),
+        _branch(operator, first, "", "{0}._sig", "{0}._ptr", _MISSES),
         _branch(
             operator, "elif kind is ndarray:", "_numpy",
-            "{0}.shape, {0}.strides, {0}.dtype", "from_buffer({0})", "KeyError, AttributeError, TypeError, ValueError",
+            "{0}.shape, {0}.strides, {0}.dtype", "from_buffer({0})", f"{_MISSES}, ValueError",
             ", {0}.flags.aligned", ", {0}.flags.behaved",
         ),
         _branch(
             operator, "elif kind is arrays.torch_tensor:", "_torch",
             "{0}.shape, {0}.stride(), {0}.dtype, {0}.device, {0}.data_ptr() % {0}.itemsize, "
             "{0}.is_neg() or {0}.is_conj()",
-            "cast(CHAR_POINTER, {0}.data_ptr())", "KeyError, AttributeError, TypeError",
+            "cast(CHAR_POINTER, {0}.data_ptr())", _MISSES,
         ),
     ]  # fmt: skip
     return f"if {given}stream is None and backend is None:\n" + textwrap.indent(head + "".join(branches) + tail, "    ")

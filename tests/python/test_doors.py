@@ -170,6 +170,21 @@ def test_arguments_that_contradict_the_schema() -> None:
         ops.add(a, b, backend="nobody")
 
 
+def test_attributes_that_do_not_fit_are_named_once_a_plan_is_cached() -> None:
+    logits, out = np.ones(4, np.float32), np.zeros((), np.int64)
+    settings = {"random_val": 0.5, "topp": 0.9, "topk": 3, "temperature": 1.0}
+    for _ in range(2):
+        ops.random_sample(logits, **settings, out=out)
+    for name, value in (("topk", 1 << 40), ("topk", "x"), ("topk", 1.5), ("topp", "x"), ("temperature", None)):
+        with pytest.raises(errors.BadParamError, match=f"random_sample: {name}: expected an? "):
+            ops.random_sample(logits, **{**settings, name: value}, out=out)
+
+
+def test_outputs_that_would_have_negative_extents() -> None:
+    with pytest.raises(errors.TensorShapeError, match="extents of 0 or more"):
+        ops.select_last_token_hidden(np.zeros((1, 2, 4), np.float32), np.zeros(0, np.int32))
+
+
 def test_options_by_name_or_number() -> None:
     x = np.random.default_rng(0).standard_normal((2, 2, 8)).astype(np.float32)
     sin, cos = np.sin(np.ones((4, 4), np.float32)), np.cos(np.ones((4, 4), np.float32))
