@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import os
 import pkgutil
 import sys
+from typing import Annotated
 
 import typer
 
 _EXTRAS = {"jinja2": "lm", "safetensors": "lm", "tokenizers": "lm", "torch": "torch"}  # which brings what
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(importlib.metadata.version("infiniop"))
+        raise typer.Exit()
+
+
+def _before_any_command(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """The same operators on any device."""
+
+
 def build() -> typer.Typer:
     """The application with all commands."""
     app = typer.Typer(
-        help="The same operators on any device.", no_args_is_help=True, add_completion=False, rich_markup_mode=None,
-        pretty_exceptions_enable=False,
+        no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False,
+        callback=_before_any_command,
     )  # fmt: skip
     for module in sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_")):
         importlib.import_module(f"{__name__}.{module}").register(app)

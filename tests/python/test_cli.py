@@ -122,3 +122,9 @@ def test_narrow_terminals_cut_nothing_off(monkeypatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "30")
     assert _console().width == 80
+
+
+def test_version(capsys) -> None:
+    import infiniop
+
+    assert run(capsys, "--version") == (0, f"{infiniop.__version__}\n", "")
