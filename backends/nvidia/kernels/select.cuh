@@ -109,7 +109,7 @@ __device__ __forceinline__ Amount warp_inclusive_scan(Amount value) {
     return value;
 }
 
-// The sum over the threads before this one.
+// The sum over the threads before this one. The block must meet at a barrier before it scans again.
 __device__ __forceinline__ Amount block_exclusive_scan(Amount value, Scratch &scratch) {
     const int lane = threadIdx.x % warp_size, warp = threadIdx.x / warp_size, warps = blockDim.x / warp_size;
     const Amount inclusive = warp_inclusive_scan(value);
@@ -125,9 +125,7 @@ __device__ __forceinline__ Amount block_exclusive_scan(Amount value, Scratch &sc
         }
     }
     __syncthreads();
-    const Amount before = scratch.warps[warp] + inclusive - value;
-    __syncthreads();
-    return before;
+    return scratch.warps[warp] + inclusive - value;
 }
 
 // Among scratch.amounts[at(0)], [at(1)] …, the first at which the running sum, begun with `before`, reaches `target`.
@@ -222,9 +220,7 @@ template <class F> __device__ int64_t select_index(int64_t n, Scratch &scratch, 
         }
     }
     __syncthreads();
-    const int64_t found = scratch.found;
-    __syncthreads();
-    return found;
+    return scratch.found; // the next search writes it behind a barrier
 }
 
 // The sum of amount(i, element, key) over the row.

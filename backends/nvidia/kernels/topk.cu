@@ -31,7 +31,7 @@ template <class X> __device__ __forceinline__ Entry entry_of(X element, int64_t 
     return order << 32 | uint32_t(~uint32_t(i));
 }
 
-// Descending, by the whole block; `room` is a power of two (Batcher 1968, bitonic).
+// Descending, by the whole block, which meets before and after; `room` is a power of two (Batcher 1968, bitonic).
 __device__ void sort_entries(Entry *entries, int64_t room) {
     for (int64_t size = 2; size <= room; size *= 2) {
         for (int64_t step = size / 2; step > 0; step /= 2) {
@@ -86,7 +86,6 @@ template <class X, bool Short> __global__ void __launch_bounds__(1024) topk_kern
         for (int64_t i = threadIdx.x; i < p.room; i += blockDim.x) {
             entries[i] = i < p.n ? entry_of(row.x[i * row.step], i, p.smallest) : 0;
         }
-        __syncthreads();
         sort_entries(entries, p.room);
     } else {
         __shared__ Scratch scratch;

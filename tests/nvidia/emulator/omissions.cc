@@ -31,9 +31,7 @@ void read_omissions() {
         text = end + strcspn(end, ",");
         text += *text == ',';
     }
-    if (!file) {
-        met.clear();
-    }
+    met.clear();
 }
 
 Omission omitted(const void *caller) {
