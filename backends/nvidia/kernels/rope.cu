@@ -47,7 +47,8 @@ template <class X, int L, bool Halves> __global__ void __launch_bounds__(256, 1)
             Pack<X, L> low[heads_at_once], high[heads_at_once];
 #pragma unroll
             for (int u = 0; u < heads_at_once; u++) {
-                const X *from = x + min(h + u * int(blockDim.y), heads - 1) * p.x_strides[2];
+                const int next = h + u * int(blockDim.y); // beyond the last: its own again, which nobody else writes
+                const X *from = x + (next < heads ? next : h) * p.x_strides[2];
                 low[u] = load_pack<L>(from + first);
                 high[u] = load_pack<L>(from + second);
             }
