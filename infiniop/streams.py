@@ -31,7 +31,7 @@ class Lane:
         self.scratch = NULL  # of the current stream; grows
         self.reserved = 0  # bytes of it that plain calls count on
         self.plain = device.is_cpu  # a call needs nothing beside handle and scratch
-        self.workspaces: dict[int, Storage] = {}
+        self.workspaces: dict[int, list[Storage]] = {}  # by stream; the last is in use
 
     def use(self, stream: Stream | None) -> None:
         self.stream = stream
@@ -66,13 +66,14 @@ class Lane:
             self._grown(0, NULL, self.reserved)
 
     def _grown(self, key: int, handle: Any, size: int) -> Any:
-        known = self.workspaces.get(key)
-        if known is None or known.nbytes < size:
-            rounded = 1 << (size - 1).bit_length()
-            known = self.workspaces[key] = Storage(self.device, rounded, handle)
+        known = self.workspaces.setdefault(key, [])
+        if not known or known[-1].nbytes < size:
+            if self.device.is_cpu:  # elsewhere a graph that another library (torch) captured may use what is outgrown;
+                known.clear()  # as each is at least twice the one before, all of them are smaller than the last
+            known.append(Storage(self.device, 1 << (size - 1).bit_length(), handle))
         if self.device.is_cpu:
-            self.scratch = known.ptr
-        return known.ptr
+            self.scratch = known[-1].ptr
+        return known[-1].ptr
 
 
 class _Lanes(threading.local):

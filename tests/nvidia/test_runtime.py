@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,9 @@ from infiniop import errors, ops, runtime
 from infiniop.conformance import call, runner
 from infiniop.conformance.call import Declined
 from infiniop.conformance.subject import subject
+from infiniop.memory import address_of
 from infiniop.operators import all_operators
+from infiniop.streams import lane_of
 
 HERE = Path(__file__).parent
 
@@ -32,6 +36,18 @@ def in_a_process(program: str, **environment: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.strip()
+
+
+def test_an_outgrown_workspace_lives_as_long_as_its_stream(nvidia: str) -> None:
+    """A graph that another library captured may still use it."""
+    stream, lane = infiniop.Stream(nvidia), lane_of(infiniop.Device(nvidia))
+    for size in (1000, 10, 100_000):
+        lane.workspace(stream.handle, size)
+    kept = [weakref.ref(storage) for storage in lane.workspaces[address_of(stream.handle)]]
+    assert [getattr(storage(), "nbytes", 0) for storage in kept] == [1 << 10, 1 << 17]
+    del stream
+    gc.collect()
+    assert [storage() for storage in kept] == [None, None]
 
 
 def test_memory_goes_there_and_back(nvidia: str) -> None:
