@@ -90,6 +90,9 @@ struct PackedReader {
     const char *base;
     PackedWeight w;
     bool wide;
+    int groups;
+    const char *scales;
+    const int16_t *zeros; // nullptr: all are the format's
 
     // False where the buffer holds no weight [n, k] for elements of `dtype` that this backend packed.
     __host__ __device__ bool read(const char *packed, int64_t bytes, int n, int k, uint32_t dtype, int element) {
@@ -113,6 +116,9 @@ struct PackedReader {
         w.scale = Scale(h.layout >> 20 & 3);
         w.is_signed = h.layout >> 24 & 1;
         w.has_zeros = h.layout >> 25 & 1;
+        groups = w.groups();
+        scales = base + w.scales_at();
+        zeros = w.has_zeros ? reinterpret_cast<const int16_t *>(base + w.zeros_at()) : nullptr;
         return w.layout() == h.layout && w.scale <= Scale::f32 && (h.format != 0 || h.dtype == dtype) &&
                w.bytes(element) <= bytes;
     }
@@ -126,17 +132,15 @@ struct PackedReader {
     }
 
     INFINIOP_DEVICE float scale(int row, int group) const {
-        const char *p = base + w.scales_at();
-        const int64_t i = int64_t(row) * w.groups() + group;
-        return w.scale == Scale::f16    ? to_float(reinterpret_cast<const f16 *>(p)[i])
-               : w.scale == Scale::bf16 ? to_float(reinterpret_cast<const bf16 *>(p)[i])
-                                        : reinterpret_cast<const float *>(p)[i];
+        const int64_t i = int64_t(row) * groups + group;
+        return w.scale == Scale::f16    ? to_float(reinterpret_cast<const f16 *>(scales)[i])
+               : w.scale == Scale::bf16 ? to_float(reinterpret_cast<const bf16 *>(scales)[i])
+                                        : reinterpret_cast<const float *>(scales)[i];
     }
 
     // What the stored integers count from.
     INFINIOP_DEVICE int zero(int row, int group) const {
-        return w.has_zeros ? reinterpret_cast<const int16_t *>(base + w.zeros_at())[int64_t(row) * w.groups() + group]
-                           : w.offset();
+        return zeros ? zeros[int64_t(row) * groups + group] : w.offset();
     }
 
     // Element (row, column), whatever the format.
@@ -153,7 +157,7 @@ struct PackedReader {
     }
 
     // Whether the integers' kernels can take it: steps of 16 columns with one scale, exact in T.
-    INFINIOP_DEVICE bool fast() const { return (w.group % 16 == 0 || w.groups() == 1) && !wide; }
+    INFINIOP_DEVICE bool fast() const { return (w.group % 16 == 0 || groups == 1) && !wide; }
 };
 
 // ---- integers into pairs of T, minus their zero ---------------------------------------------------------------

@@ -109,8 +109,8 @@ template <class T, bool INT4> struct LaneScales {
     int zero[2];
     uint32_t shift[2];
 
-    __device__ __forceinline__ LaneScales(const PackedReader &w, int row, int column) {
-        const int group = min(column / w.w.group, w.w.groups() - 1);
+    __device__ __forceinline__ LaneScales(const PackedReader &w, int row, int group) {
+        group = min(group, w.groups - 1); // a tile may reach beyond the columns
 #pragma unroll
         for (int i = 0; i < 2; i++) { // rows are padded: there is something for all 16
             scale[i] = w.scale(row + 8 * i, group);
@@ -139,6 +139,45 @@ template <class T, bool INT4> struct LaneScales {
         }
     }
 };
+
+// The groups that the steps of a tile go through.
+struct GroupWalk {
+    int group, left; // left: columns until its end
+
+    __device__ __forceinline__ GroupWalk(const PackedReader &w, int column)
+        : group(uint32_t(column) / uint32_t(w.w.group)), left((group + 1) * w.w.group - column) {}
+
+    // 16 columns on; whether another group begins there.
+    __device__ __forceinline__ bool next(const PackedReader &w) {
+        left -= 16;
+        if (left != 0) {
+            return false;
+        }
+        group++;
+        left = w.w.group;
+        return true;
+    }
+};
+
+// Fragments of x for some steps of a tile.
+template <class T, int STEPS>
+__device__ __forceinline__ void load_x_steps(uint32_t (&pairs)[STEPS][2], const ProductParams &p, const T *x, int row,
+                                             int column) {
+    if (p.x_vectors && row < p.m && column + 16 * (STEPS - 1) + 4 <= p.k) {
+        const T *from = x + int64_t(row) * p.x_row + column;
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            const uint2 found = *reinterpret_cast<const uint2 *>(from + 16 * s);
+            pairs[s][0] = found.x;
+            pairs[s][1] = found.y;
+        }
+    } else {
+#pragma unroll
+        for (int s = 0; s < STEPS; s++) {
+            load_x<T, 4>(pairs[s], p, x, row, column + 16 * s);
+        }
+    }
+}
 
 __device__ __forceinline__ void load_tile(uint32_t (&words)[2][4], const char *tile) {
     const char *mine = tile + threadIdx.x % 32 * 32;
@@ -173,24 +212,31 @@ __device__ __forceinline__ void few_integers(float (&sums)[XT][4], const Product
             if (c + i * few_warps >= tiles) {
                 break;
             }
-            LaneScales<T, INT4> scales(w, row, column);
+            constexpr int together = 4; // steps whose fragments of x are loaded at once
+            uint32_t b[XT][together][2];
+            GroupWalk walk(w, column);
+            LaneScales<T, INT4> scales(w, row, walk.group);
             float part[XT][4] = {};
 #pragma unroll
             for (int s = 0; s < steps; s++) {
-                if (s > 0 && (column + 16 * s) % w.w.group == 0) {
+                if (s > 0 && walk.next(w)) {
 #pragma unroll
                     for (int xt = 0; xt < XT; xt++) {
                         scales.add(sums[xt], part[xt]);
                     }
-                    scales = LaneScales<T, INT4>(w, row, column + 16 * s);
+                    scales = LaneScales<T, INT4>(w, row, walk.group);
+                }
+                if (s % together == 0) {
+#pragma unroll
+                    for (int xt = 0; xt < XT; xt++) {
+                        load_x_steps<T, together>(b[xt], p, x, xt * 8 + g, column + 16 * s + 4 * t);
+                    }
                 }
                 uint32_t a[4];
                 scales.unpack(a, words[i], s);
 #pragma unroll
                 for (int xt = 0; xt < XT; xt++) {
-                    uint32_t b[2];
-                    load_x<T, 4>(b, p, x, xt * 8 + g, column + 16 * s + 4 * t);
-                    mma16816<T>(part[xt], a, b[0], b[1]);
+                    mma16816<T>(part[xt], a, b[xt][s % together][0], b[xt][s % together][1]);
                 }
             }
 #pragma unroll
@@ -369,16 +415,16 @@ __device__ __forceinline__ void many_integers(float (&sums)[2][8][4], const Prod
                 }
                 uint32_t words[2][4];
                 load_tile(words, w.tile(row_tile, tile));
-                LaneScales<T, INT4> scales(w, row_tile * 16 + g, first + 16 * c);
+                GroupWalk walk(w, first + 16 * c);
+                LaneScales<T, INT4> scales(w, row_tile * 16 + g, walk.group);
 #pragma unroll
                 for (int s = 0; s < steps; s++) {
-                    const int column = first + 16 * (c + s);
-                    if (s > 0 && column % w.w.group == 0) {
+                    if (s > 0 && walk.next(w)) {
 #pragma unroll
                         for (int xt = 0; xt < 8; xt++) {
                             wt == 0 ? scales.add(sums[0][xt], part[xt]) : scales.add(sums[1][xt], part[xt]);
                         }
-                        scales = LaneScales<T, INT4>(w, row_tile * 16 + g, column);
+                        scales = LaneScales<T, INT4>(w, row_tile * 16 + g, walk.group);
                     }
                     uint32_t a[4];
                     scales.unpack(a, words, s);
