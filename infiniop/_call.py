@@ -396,7 +396,8 @@ def _call(
         stream = door.stream(first)
     results: Sequence[Any] = arrays
     if plan.made:
-        operation.check_made(plan.made, attrs)
+        if operation.read_when:
+            operation.check_made(plan.made, attrs)
         results = list(arrays)
         for index, sig in plan.made:
             results[index], pointers[index] = door.new(sig, first)
