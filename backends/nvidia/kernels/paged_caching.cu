@@ -1,4 +1,5 @@
-// paged_caching: a row of threads per token copies all heads of its key and its value.
+// paged_caching: a row of threads per token copies all heads of its key and its value. What is copied is under way
+// before the slot that it goes to is known.
 #include "../checked.h"
 #include "rows.cuh"
 
@@ -16,35 +17,47 @@ struct Side {
     int64_t block, cache_head, row; // of the cache
     int64_t token, source_head;     // of the source
     int64_t units;                  // of one head of one token
+    Divisor by_units;
+    int all; // units of all heads
 };
 
 struct Parameters {
     Side sides[2];
     const int64_t *slots;
-    int64_t ntok, heads, nslots, block_size;
+    int64_t ntok, nslots, block_size;
 };
-
-template <class U>
-__device__ __forceinline__ void copy_token(const Side &side, int64_t heads, int64_t n, int64_t block, int64_t row) {
-    U *cache = static_cast<U *>(side.cache) + block * side.block + row * side.row;
-    const U *source = static_cast<const U *>(side.source) + n * side.token;
-    const unsigned units = unsigned(side.units); // of a head: far below 2^32
-    const int64_t all = heads * side.units;
-    for (int64_t i = threadIdx.x; i < all; i += blockDim.x) {
-        const int64_t head = all >> 32 ? i / side.units : unsigned(i) / units, u = i - head * side.units;
-        cache[head * side.cache_head + u] = source[head * side.source_head + u];
-    }
-}
 
 template <class U> __global__ void __launch_bounds__(1024) paged_caching_kernel(Parameters p) {
     const int64_t n = int64_t(blockIdx.x) * blockDim.y + threadIdx.y;
-    const int64_t slot = n < p.ntok ? p.slots[n] : -1;
-    if (slot < 0 || slot >= p.nslots) {
-        return; // padding, or what must not be written
+    if (n >= p.ntok) {
+        return;
     }
-    const int64_t block = slot / p.block_size, row = slot - block * p.block_size;
-    copy_token<U>(p.sides[0], p.heads, n, block, row);
-    copy_token<U>(p.sides[1], p.heads, n, block, row);
+    const int64_t slot = p.slots[n];
+    for (int i = int(threadIdx.x); i < max(p.sides[0].all, p.sides[1].all); i += int(blockDim.x)) {
+        U units[2];
+        int64_t to[2]; // from the token's row of the cache
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const Side &side = p.sides[s];
+            const int head = i / side.by_units;
+            const int64_t u = i - head * side.units;
+            to[s] = head * side.cache_head + u;
+            if (i < side.all) {
+                units[s] = static_cast<const U *>(side.source)[n * side.token + head * side.source_head + u];
+            }
+        }
+        if (slot < 0 || slot >= p.nslots) {
+            return; // padding, or what must not be written
+        }
+        const int64_t block = slot / p.block_size, row = slot - block * p.block_size;
+#pragma unroll
+        for (int s = 0; s < 2; s++) {
+            const Side &side = p.sides[s];
+            if (i < side.all) {
+                static_cast<U *>(side.cache)[block * side.block + row * side.row + to[s]] = units[s];
+            }
+        }
+    }
 }
 
 struct State {
@@ -61,7 +74,9 @@ struct State {
                 call.stride(cache, 2),
                 call.stride(source, 0),
                 call.stride(source, 1),
-                int64_t(call.dim(cache, 3))};
+                int64_t(call.dim(cache, 3)),
+                {},
+                0};
     }
 
     static Status create(const Call &call, State &state, size_t &) {
@@ -73,7 +88,11 @@ struct State {
         state.nblocks = int64_t(call.dim(T::k_cache, 0));
         state.block_size = int64_t(call.dim(T::k_cache, 2));
         state.limits_ = limits(call);
-        return INFINI_STATUS_SUCCESS;
+        const int64_t most = state.heads * std::max(state.sides[0].units, state.sides[1].units);
+        return most < int64_t(1) << 31
+                   ? INFINI_STATUS_SUCCESS
+                   : fail(INFINI_STATUS_NOT_IMPLEMENTED, call.op(), "k", "tokens of fewer than 2^31 elements",
+                          Text("%lld", static_cast<long long>(most)));
     }
 
     // The widest unit for both sides.
@@ -104,7 +123,7 @@ struct State {
                 return status;
             }
         }
-        Parameters p = {{sides[0], sides[1]}, slots, ntok, heads, nslots, block_size};
+        Parameters p = {{sides[0], sides[1]}, slots, ntok, nslots, block_size};
         p.sides[0].cache = run.data<void>(T::k_cache);
         p.sides[0].source = run.data<void>(T::k);
         p.sides[1].cache = run.data<void>(T::v_cache);
@@ -115,6 +134,8 @@ struct State {
             for (int64_t *stride : {&s.block, &s.cache_head, &s.row, &s.token, &s.source_head, &s.units}) {
                 *stride /= elements;
             }
+            s.by_units = Divisor(int(s.units));
+            s.all = int(heads * s.units);
         }
         const RowShape shape = {width, heads * std::max(p.sides[0].units, p.sides[1].units)};
         const dim3 block = shape.block(limits_);

@@ -27,23 +27,26 @@ struct Parameters {
 template <class X> __device__ int64_t draw(const Row<X> &row, Scratch &scratch, const Draw &d) {
     using C = compute_t<X>;
     uint64_t largest;
-    const int64_t best = arg_max(row, largest);
+    const Amount own = own_maximum(row);
+    const int64_t best = arg_max(row, own, largest);
     const C maximum = widen(value_of<X>(largest));
     const bool greedy = d.random_val == 0 || d.topp == 0 || d.topk == 1 || d.temperature == 0;
     if (greedy || !(maximum - maximum == C(0))) {
         return best;
     }
     const Weigher<X> weigher(maximum, C(d.temperature), row.n);
-    const auto amount = [&](int64_t, X element, uint64_t) { return weigher.amount(element); };
+    uint64_t least = 0; // key of the elements that are drawn from
+    const auto amount = [&](int64_t, X element, uint64_t k) { return k >= least ? weigher.amount(element) : 0; };
     const Amount all = sum_amounts(row, amount);
     Amount limit = share_of(double(d.topp), all);
     if (d.topk > 0 && d.topk < row.n) {
         Amount above; // entries
-        const uint64_t key =
-            select_key(row, scratch, Amount(d.topk), above, [](int64_t, X, uint64_t) { return Amount(1); });
+        const uint64_t reached = reached_by<X>(d.topk, scratch, own);
+        least = select_key(row, scratch, Amount(d.topk), above,
+                           [=](int64_t, X, uint64_t k) { return Amount(k >= reached); });
         const Amount mass = sum_amounts(
-            row, [&](int64_t, X element, uint64_t k) { return k > key ? weigher.amount(element) : Amount(0); });
-        limit = min(limit, mass + (Amount(d.topk) - above) * weigher.amount(value_of<X>(key)));
+            row, [&](int64_t, X element, uint64_t k) { return k > least ? weigher.amount(element) : Amount(0); });
+        limit = min(limit, mass + (Amount(d.topk) - above) * weigher.amount(value_of<X>(least)));
     }
     const Amount target = share_of(double(d.random_val), limit);
     Amount before;

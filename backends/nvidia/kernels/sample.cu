@@ -43,7 +43,8 @@ template <class X>
 __device__ int64_t draw(const Row<X> &row, Scratch &scratch, float temperature, int64_t top_k, float top_p, float min_p,
                         uint64_t seed, uint64_t position) {
     uint64_t largest;
-    const int64_t best = arg_max(row, largest);
+    const Amount own = own_maximum(row);
+    const int64_t best = arg_max(row, own, largest);
     const float maximum = widen(value_of<X>(largest));
     if (temperature == 0 || !(maximum - maximum == 0)) {
         return best;
@@ -54,7 +55,9 @@ __device__ int64_t draw(const Row<X> &row, Scratch &scratch, float temperature, 
     int64_t last = row.n;
     if (top_k > 0 && top_k < row.n) {
         Amount before;
-        key = select_key(row, scratch, Amount(top_k), before, [](int64_t, X, uint64_t) { return Amount(1); });
+        const uint64_t reached = reached_by<X>(top_k, scratch, own);
+        key = select_key(row, scratch, Amount(top_k), before,
+                         [=](int64_t, X, uint64_t k) { return Amount(k >= reached); });
     }
     if (top_p < 1) {
         const auto amount = [&](int64_t, X element, uint64_t k) { return k >= key ? weigher.amount(element) : 0; };

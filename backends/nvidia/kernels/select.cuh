@@ -66,6 +66,7 @@ struct Scratch {
 };
 
 template <class T> struct Row {
+    using Element = T;
     const T *x;
     int64_t n, step;
 
@@ -97,7 +98,25 @@ template <class T> struct Row {
     }
 };
 
+// An element of each thread, as if they were a row.
+template <class T> struct Own {
+    using Element = T;
+    T element;
+    template <class F> __device__ __forceinline__ void for_each(F &&f) const { f(int64_t(threadIdx.x), element); }
+};
+
 // ---- amounts over the block ------------------------------------------------------------------------------------
+
+// To shared memory. 64 bits are added there by a loop of compare-and-swap, which takes long where many threads meet;
+// each half is one instruction, and whoever makes the lower one overflow carries.
+__device__ __forceinline__ void add_shared(Amount &sum, Amount amount) {
+    unsigned *halves = reinterpret_cast<unsigned *>(&sum);
+    const unsigned low = unsigned(amount), before = atomicAdd(&halves[0], low);
+    const unsigned high = unsigned(amount >> 32) + unsigned(before + low < before);
+    if (high) {
+        atomicAdd(&halves[1], high);
+    }
+}
 
 __device__ __forceinline__ Amount warp_inclusive_scan(Amount value) {
     const int lane = threadIdx.x % warp_size;
@@ -156,8 +175,9 @@ template <class At> __device__ __forceinline__ int find_bin(Scratch &scratch, Am
 
 // In descending order of keys, where the sum of amount(i, element) reaches `target` (1 … the sum of all): the key, and
 // in `before` the sum over all larger keys.
-template <class T, class F>
-__device__ uint64_t select_key(const Row<T> &row, Scratch &scratch, Amount target, Amount &before, F &&amount) {
+template <class R, class F>
+__device__ uint64_t select_key(const R &row, Scratch &scratch, Amount target, Amount &before, F &&amount) {
+    using T = typename R::Element;
     uint64_t prefix = 0; // the digits found so far
     int shift = key_bits<T>;
     before = 0;
@@ -173,7 +193,7 @@ __device__ uint64_t select_key(const Row<T> &row, Scratch &scratch, Amount targe
             if (above == key_bits<T> || key >> above == prefix) {
                 const Amount a = amount(i, element, key);
                 if (a) {
-                    atomicAdd(&scratch.amounts[key >> shift & ((1u << width) - 1)], a);
+                    add_shared(scratch.amounts[key >> shift & ((1u << width) - 1)], a);
                 }
             }
         });
@@ -230,18 +250,37 @@ template <class T, class F> __device__ Amount sum_amounts(const Row<T> &row, F &
     return block_reduce(sum, Add{}, Amount(0));
 }
 
-// The largest key, and the lowest index that has it.
-template <class T> __device__ int64_t arg_max(const Row<T> &row, uint64_t &largest) {
-    Amount key = 0;
+// The largest key of the elements that for_each gives this thread; if none, that of minus infinity.
+template <class T> __device__ Amount own_maximum(const Row<T> &row) {
+    using B = typename Bits<T>::type;
+    Amount key = B(~B(Bits<T>::infinity | B(1) << (key_bits<T> - 1)));
     row.for_each([&](int64_t, T element) { key = Max{}(key, Amount(key_of(element))); });
-    largest = block_reduce(key, Max{}, Amount(0));
+    return key;
+}
+
+// The largest key, and the lowest index that has it.
+template <class T> __device__ int64_t arg_max(const Row<T> &row, Amount own, uint64_t &largest) {
+    largest = block_reduce(own, Max{}, Amount(0));
     Amount inverse = 0; // of the index: the maximum is the lowest
-    row.for_each([&](int64_t i, T element) {
-        if (key_of(element) == largest) {
-            inverse = Max{}(inverse, ~Amount(i));
-        }
-    });
+    if (own == largest) {
+        row.for_each([&](int64_t i, T element) {
+            if (key_of(element) == largest) {
+                inverse = Max{}(inverse, ~Amount(i));
+            }
+        });
+    }
     return int64_t(~block_reduce(inverse, Max{}, Amount(0)));
+}
+
+// A key that at least `count` elements reach, as so many threads' maxima do; mostly few more. Who selects among these
+// has next to nothing to add up.
+template <class T> __device__ uint64_t reached_by(int64_t count, Scratch &scratch, Amount own) {
+    if (count > int64_t(blockDim.x)) {
+        return 0;
+    }
+    Amount before;
+    return select_key(Own<T>{value_of<T>(own)}, scratch, Amount(count), before,
+                      [](int64_t, T, uint64_t) { return Amount(1); });
 }
 
 // ---- probabilities --------------------------------------------------------------------------------------------

@@ -54,9 +54,10 @@ template <class X> __device__ void gather(const Row<X> &row, Scratch &scratch, c
     __shared__ unsigned count;
     // The k-th of the smallest is the (n - k + 1)-th of the largest; of equal ones the lower index is chosen.
     const Amount target = p.smallest ? Amount(p.n - p.k + 1) : Amount(p.k);
-    const auto one = [](int64_t, X, uint64_t) { return Amount(1); };
+    const uint64_t reached = p.smallest ? 0 : reached_by<X>(p.k, scratch, own_maximum(row));
     Amount above;
-    const uint64_t key = select_key(row, scratch, target, above, one);
+    const uint64_t key =
+        select_key(row, scratch, target, above, [=](int64_t, X, uint64_t k) { return Amount(k >= reached); });
     const auto better = [&](uint64_t other) { return p.smallest ? other < key : other > key; };
     const Amount taken = sum_amounts(row, [&](int64_t, X, uint64_t other) { return Amount(better(other)); });
     const int64_t last = select_index(p.n, scratch, Amount(p.k) - taken,
