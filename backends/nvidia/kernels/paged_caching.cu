@@ -67,16 +67,14 @@ struct State {
     Limits limits_;
 
     static Side side(const Call &call, size_t cache, size_t source) {
-        return {nullptr,
-                nullptr,
-                call.stride(cache, 0),
-                call.stride(cache, 1),
-                call.stride(cache, 2),
-                call.stride(source, 0),
-                call.stride(source, 1),
-                int64_t(call.dim(cache, 3)),
-                {},
-                0};
+        Side side = {};
+        side.block = call.stride(cache, 0);
+        side.cache_head = call.stride(cache, 1);
+        side.row = call.stride(cache, 2);
+        side.token = call.stride(source, 0);
+        side.source_head = call.stride(source, 1);
+        side.units = int64_t(call.dim(cache, 3));
+        return side;
     }
 
     static Status create(const Call &call, State &state, size_t &) {
