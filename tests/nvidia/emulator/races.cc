@@ -352,10 +352,10 @@ using emulator::Kind;
 
 #define CALLER __builtin_return_address(0)
 #define ACCESS(size)                                                                                                   \
-    void __tsan_read##size(const void *p) { emulator::aligned_access(p, size, Kind::read, CALLER); }                   \
-    void __tsan_write##size(const void *p) { emulator::aligned_access(p, size, Kind::write, CALLER); }                 \
-    void __tsan_unaligned_read##size(const void *p) { emulator::access(p, size, Kind::read, CALLER); }                 \
-    void __tsan_unaligned_write##size(const void *p) { emulator::access(p, size, Kind::write, CALLER); }
+    void __tsan_read##size(void *p) { emulator::aligned_access(p, size, Kind::read, CALLER); }                         \
+    void __tsan_write##size(void *p) { emulator::aligned_access(p, size, Kind::write, CALLER); }                       \
+    void __tsan_unaligned_read##size(void *p) { emulator::access(p, size, Kind::read, CALLER); }                       \
+    void __tsan_unaligned_write##size(void *p) { emulator::access(p, size, Kind::write, CALLER); }
 
 extern "C" {
 ACCESS(1)
@@ -364,9 +364,10 @@ ACCESS(4)
 ACCESS(8)
 ACCESS(16)
 void __tsan_init() {}
-void __tsan_read_range(const void *p, size_t size) { emulator::access(p, size, Kind::read, CALLER); }
-void __tsan_write_range(const void *p, size_t size) { emulator::access(p, size, Kind::write, CALLER); }
-uint8_t __tsan_atomic8_load(const volatile uint8_t *p, int) { return *p; } // the host's, of a static's guard
+void __tsan_read_range(void *p, ptrdiff_t size) { emulator::access(p, size_t(size), Kind::read, CALLER); }
+void __tsan_write_range(void *p, ptrdiff_t size) { emulator::access(p, size_t(size), Kind::write, CALLER); }
+// The host's, of a static's guard.
+uint8_t __tsan_atomic8_load(const volatile void *p, int) { return *static_cast<const volatile uint8_t *>(p); }
 
 // The linker sends the calls here (--wrap).
 void *__real_memcpy(void *to, const void *from, size_t size);
