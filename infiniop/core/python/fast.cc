@@ -40,7 +40,7 @@ struct DLPackExchange {
 PyTypeObject *tensor_type, *numpy_type;
 PyTypeObject *torch_types[2]; // Tensor and Parameter; null until torch is there
 int (*torch_borrow)(void *object, DLTensor *out);
-PyObject *name_sig, *name_ptr, *name_plain, *name_scratch, *name_handle;
+PyObject *name_sig, *name_ptr, *name_plain, *name_scratch, *name_handle, *name_is_neg, *name_is_conj;
 PyObject *void_pointer; // cffi's `void *`
 char *(*cffi_to_pointer)(PyObject *, PyObject *);
 
@@ -93,22 +93,30 @@ bool add_numpy(PyObject *object, Key &key, void **pointer) {
                    reinterpret_cast<const int64_t *>(array->shape), reinterpret_cast<const int64_t *>(array->strides));
 }
 
-// Whether torch may have put off a conjugation or a negation, which the memory does not show: that is so of complex
-// numbers and of views of their parts, which have no odd stride.
-bool may_be_put_off(const DLTensor &view) {
-    if (view.code == kDLComplex) {
-        return true;
-    }
+// Whether torch says so; an answer that is none is yes, for the general path to tell.
+bool says(PyObject *array, PyObject *method) {
+    PyObject *answer = PyObject_CallMethodObjArgs(array, method, nullptr);
+    const bool yes = answer != Py_False;
+    Py_XDECREF(answer);
+    PyErr_Clear();
+    return yes;
+}
+
+// Whether torch has put off a conjugation or a negation, which the memory does not show. It may only have for complex
+// numbers and views of their parts, which have no odd stride.
+bool is_put_off(PyObject *array, const DLTensor &view) {
     bool odd = false;
     for (int32_t i = 0; i < view.ndim; i++) {
         odd |= view.shape[i] > 1 && view.strides[i] % 2 != 0;
     }
-    return view.code == kDLFloat && !odd;
+    const bool complex = view.code == kDLComplex;
+    return ((complex || (view.code == kDLFloat && !odd)) && says(array, name_is_neg)) ||
+           (complex && says(array, name_is_conj));
 }
 
 bool add_torch(PyObject *array, Key &key, void **pointer) {
     DLTensor view;
-    if (torch_borrow(array, &view) != 0 || may_be_put_off(view)) {
+    if (torch_borrow(array, &view) != 0 || is_put_off(array, view)) {
         return false; // the general path says what is wrong, if anything is
     }
     *pointer = view.data == nullptr ? nullptr : view.data + view.byte_offset;
@@ -272,5 +280,7 @@ PyMODINIT_FUNC PyInit__fast() {
     name_plain = PyUnicode_InternFromString("plain");
     name_scratch = PyUnicode_InternFromString("scratch");
     name_handle = PyUnicode_InternFromString("handle");
+    name_is_neg = PyUnicode_InternFromString("is_neg");
+    name_is_conj = PyUnicode_InternFromString("is_conj");
     return PyModule_Create(&module);
 }
