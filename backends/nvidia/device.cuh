@@ -9,6 +9,8 @@
 
 namespace infiniop::nvidia {
 
+constexpr float log2e = 1.4426950408889634f;
+
 // ---- conversions ----------------------------------------------------------------------------------------------
 
 __device__ __forceinline__ float to_float(float x) { return x; }

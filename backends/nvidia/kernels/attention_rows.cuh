@@ -8,8 +8,6 @@
 
 namespace infiniop::nvidia {
 
-constexpr float log2e = 1.4426950408889634f;
-
 // D: head size of the queries and keys, at most; DV: columns of the values that a block sums.
 template <int D_, int DV_, int MT_, int N_, int WARPS_> struct RowsShape {
     static constexpr int D = D_, DV = DV_, MT = MT_, N = N_, WARPS = WARPS_;

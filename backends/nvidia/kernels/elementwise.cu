@@ -21,7 +21,7 @@ enum class Function { add, sub, mul, swiglu, relu, sigmoid, silu, gelu };
 // numerator / (1 + e^-x); halves round away more than the fast forms lose.
 template <class T> __device__ __forceinline__ compute_t<T> logistic(compute_t<T> x, compute_t<T> numerator) {
     if constexpr (sizeof(T) == 2) {
-        return numerator * reciprocal_fast(1.0f + exp2_fast(x * -1.44269504f));
+        return numerator * reciprocal_fast(1.0f + exp2_fast(x * -log2e));
     } else {
         return numerator / (compute_t<T>(1) + exp(-x));
     }

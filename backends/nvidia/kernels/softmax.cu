@@ -27,7 +27,7 @@ struct Parameters {
 // e^x; halves round away more than the fast form loses.
 template <class T> __device__ __forceinline__ compute_t<T> exponential(compute_t<T> x) {
     if constexpr (sizeof(T) == 2) {
-        return exp2_fast(x * 1.44269504f);
+        return exp2_fast(x * log2e);
     } else {
         return exp(x);
     }
