@@ -14,8 +14,7 @@ namespace {
 
 constexpr uint64_t bit(size_t i) { return uint64_t{1} << i; }
 
-// ---- create: the choice of a kernel
-// ----------------------------------------------------------------------------------
+// ---- create: the choice of a kernel -----------------------------------------------------------------------
 
 struct Refusals {
     Failure first;
@@ -83,8 +82,7 @@ infiniStatus_t choose_kernel(const OperatorSchema &schema, const InfiniopHandle 
     return nobody(schema, handle, refusals);
 }
 
-// ---- create: what run needs
-// ------------------------------------------------------------------------------------------
+// ---- create: what run needs -------------------------------------------------------------------------------
 
 infiniStatus_t copy_attrs(InfiniopDescriptor &desc, const infiniopValue *attrs) {
     const OperatorSchema &schema = *desc.schema;
@@ -250,8 +248,7 @@ infiniStatus_t create(const OperatorSchema &schema, infiniopHandle_t handle, Inf
     return INFINI_STATUS_SUCCESS;
 }
 
-// ---- references
-// ------------------------------------------------------------------------------------------------------
+// ---- references -------------------------------------------------------------------------------------------
 
 void release(InfiniopDescriptor *desc) {
     if (desc->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
@@ -264,8 +261,7 @@ std::shared_ptr<InfiniopDescriptor> hold(InfiniopDescriptor *desc) {
     return {desc, release};
 }
 
-// ---- run: everything that is not the straight way
-// --------------------------------------------------------------------
+// ---- run: everything that is not the straight way ---------------------------------------------------------
 
 [[gnu::cold, gnu::noinline]] infiniStatus_t wrong_descriptor(const OperatorSchema &schema,
                                                              const InfiniopDescriptor *desc) {
@@ -365,8 +361,7 @@ struct RecordedCall {
     return capture(schema.name, run.stream, [call](infinirtStream_t stream) { return call->run(stream); });
 }
 
-// ---- run: the straight way
-// -------------------------------------------------------------------------------------------
+// ---- run: the straight way --------------------------------------------------------------------------------
 
 infiniStatus_t run_checked(InfiniopDescriptor *desc, const infiniopRun &run) {
     if (is_capturing(run.stream)) {

@@ -26,8 +26,7 @@ template <class T> T *shared_zeros() {
     return shared;
 }
 
-// ---- barriers
-// ---------------------------------------------------------------------------------------------------------
+// ---- barriers ---------------------------------------------------------------------------------------------
 
 template <bool good> __global__ void block_barrier(Memory m) {
     int *const shared = shared_zeros<int>();
@@ -93,8 +92,7 @@ template <bool good> __global__ void same_value(Memory m) {
     m.out[threadIdx.x] = flag;
 }
 
-// ---- blocks, atomics
-// ----------------------------------------------------------------------------------------------------
+// ---- blocks, atomics --------------------------------------------------------------------------------------
 
 template <bool good> __global__ void blocks_write(Memory m) {
     if (threadIdx.x == 0) {
@@ -121,8 +119,7 @@ template <bool good> __global__ void plain_beside_atomic(Memory m) {
     m.out[threadIdx.x] = *shared;
 }
 
-// ---- asynchronous copies
-// ------------------------------------------------------------------------------------------------
+// ---- asynchronous copies ----------------------------------------------------------------------------------
 
 template <bool good> __global__ void copy_without_wait(Memory m) {
     uint4 *const shared = shared_memory<uint4>();
@@ -189,8 +186,7 @@ template <bool good> __global__ void written_under_a_copy(Memory m) {
     shared[threadIdx.x].x = 1;
 }
 
-// ---- what was never written, addresses
-// ------------------------------------------------------------------------------------
+// ---- what was never written, addresses --------------------------------------------------------------------
 
 // The second block finds the first one's numbers here.
 template <bool good> __global__ void unwritten_statics(Memory m) {
@@ -220,8 +216,7 @@ template <bool good> __global__ void misaligned_copy(Memory m) {
     copy_async_16(shared, reinterpret_cast<const char *>(m.in + threadIdx.x) + (good ? 16 : 8), true);
 }
 
-// ---- all of them
-// ------------------------------------------------------------------------------------------------------------
+// ---- all of them ------------------------------------------------------------------------------------------
 
 struct Planted {
     const char *name;

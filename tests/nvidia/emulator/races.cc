@@ -194,8 +194,7 @@ std::string past(const Write &write) {
     return past("wrote", write.when, write.thread / 32, 1u << write.thread % 32, write.place);
 }
 
-// ---- an access
-// --------------------------------------------------------------------------------------------------------
+// ---- an access --------------------------------------------------------------------------------------------
 
 enum class Kind { read, write, atomic, begin_copy, end_copy };
 
@@ -273,8 +272,7 @@ void aligned_access(const void *p, size_t size, Kind kind, const void *caller) {
 
 } // namespace
 
-// ---- what the scheduler tells
-// -----------------------------------------------------------------------------------------
+// ---- what the scheduler tells -----------------------------------------------------------------------------
 
 void begin_launch() {
     if (pages.size() > most_pages || now > 0xf0000000u) { // what is past concerns nobody
@@ -345,8 +343,7 @@ void atomic_access(void *p, size_t bytes) { aligned_access(p, bytes, Kind::atomi
 
 } // namespace emulator
 
-// ---- what the compiler and memcpy tell
-// ----------------------------------------------------------------------------------
+// ---- what the compiler and memcpy tell --------------------------------------------------------------------
 
 using emulator::Kind;
 

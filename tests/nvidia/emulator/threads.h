@@ -1,5 +1,5 @@
 // What the emulator's parts know of the threads: who runs, and what they did to memory (races.cc) and at which barriers
-// (sites.cc).
+// (omissions.cc).
 #pragma once
 
 #include <cuda_runtime.h>
@@ -27,8 +27,7 @@ bool accesses_were_clean();                      // of this launch
 void begin_copy(void *shared, const void *from, bool valid, const void *caller);
 void end_copy(void *shared, const void *from, bool valid, const void *caller);
 
-// ---- barriers and waits that tests leave out
-// ---------------------------------------------------------------------------
+// ---- barriers and waits that tests leave out --------------------------------------------------------------
 
 enum class Omission { none, whole, one_less };
 void read_omissions();
