@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -402,8 +401,7 @@ def _call(
         for index, sig in plan.made:
             results[index], pointers[index] = door.new(sig, first)
             if index in operation.partly_written:
-                size = math.prod(sig.shape) * sig.dtype.itemsize
-                clear(pointers[index], size, sig.device, handle_of(stream, sig.device))
+                clear(pointers[index], sig.nbytes, sig.device, handle_of(stream, sig.device))
     _run(operation, plan, pointers, attrs, stream, used if results is arrays else [*used, *results])
     if len(operation.returned) == 1:
         return results[operation.returned[0]]

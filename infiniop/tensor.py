@@ -56,6 +56,11 @@ class Signature:
             known = cls._known.setdefault(key, known)
         return known
 
+    @property
+    def nbytes(self) -> int:
+        """Of all elements, whatever lies between them."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
 
 def _extents(given: Sequence[Any]) -> tuple[int, ...]:
     """Integers that were given one by one, or as one sequence."""
@@ -146,7 +151,7 @@ class Tensor:
 
     @property
     def nbytes(self) -> int:
-        return self.numel() * self.itemsize
+        return self._sig.nbytes
 
     def is_contiguous(self) -> bool:
         """Row-major without gaps; strides of axes with extent 1 do not matter."""
@@ -474,7 +479,7 @@ def _merged(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int
 
 def new(sig: Signature) -> Tensor:
     """An uninitialised tensor with a row-major signature."""
-    storage = Storage(sig.device, math.prod(sig.shape) * sig.dtype.itemsize, lane_of(sig.device).handle)
+    storage = Storage(sig.device, sig.nbytes, lane_of(sig.device).handle)
     return Tensor._make(storage.ptr, sig, storage)
 
 
