@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ._load import load_model
 from ._options import Device, Dtype, Model, Pp, Quantize, Seed, Temperature, Tp
 from ._plugins import all_backends
 
@@ -82,12 +82,11 @@ def _run(
     ranks: tuple[int, int],
     live: bool,
 ) -> GenerationOutput:
-    from infiniop.lm import AutoLlamaModel, DistConfig, load_tokenizer
+    from infiniop.lm import load_tokenizer
     from infiniop.lm.text import encode
 
     tokenizer = load_tokenizer(model)
-    loaded = AutoLlamaModel.from_pretrained(model, *placement, DistConfig(tp_size=ranks[0], pp_size=ranks[1]))
-    gc.freeze()  # what loading made stays: collections need not go through it, for milliseconds between two tokens
+    loaded = load_model(model, *placement, *ranks)
     ids = [encode(tokenizer, text) for text in prompts]
     config = _cache_config(*cache, [len(row) + max_new_tokens for row in ids])
     stream = loaded.stream_generate(ids, max_new_tokens, tokenizer, cache_config=config, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import socket
@@ -10,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from ._load import load_model
 from ._options import Device, Dtype, Model, Pp, Quantize, Seed, Temperature, Tp
 
 _LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -50,14 +50,13 @@ def serve(
         from infiniop.lm.server import Limits, create_app
     except ImportError as error:
         raise typer.BadParameter(f"{error}: serving needs pip install 'infiniop[serve]'") from None
-    from infiniop.lm import AutoLlamaModel, DistConfig, PagedKVCacheConfig, ServingEngine, load_tokenizer
+    from infiniop.lm import PagedKVCacheConfig, ServingEngine, load_tokenizer
     from infiniop.lm.serving import default_cache
 
     _check_address(host, port)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     tokenizer = load_tokenizer(model)
-    loaded = AutoLlamaModel.from_pretrained(model, device, dtype, quantize, DistConfig(tp_size=tp, pp_size=pp))
-    gc.freeze()  # what loading made stays: collections need not go through it, for milliseconds between two tokens
+    loaded = load_model(model, device, dtype, quantize, tp, pp)
     cache = default_cache(loaded, block_size) if kv_memory is None else PagedKVCacheConfig(kv_memory << 20, block_size)
     engine = ServingEngine(
         loaded, tokenizer, cache, max_running=max_running, max_step_tokens=max_step_tokens, max_waiting=max_waiting

@@ -10,7 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .config import read_json
+from .config import no_folder, read_json
 
 
 class ChatTemplateError(ValueError):
@@ -24,7 +24,7 @@ class ChatTemplate:
         """Raises `ChatTemplateError` when the folder has none that can be read."""
         folder = Path(path)
         if not folder.is_dir():
-            raise ChatTemplateError(f"there is no folder {folder}: a model is one with config.json and its weights")
+            raise ChatTemplateError(no_folder(folder))
         config = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
         file = folder / "chat_template.jinja"
         source = file.read_text(encoding="utf-8") if file.is_file() else config.get("chat_template")

@@ -30,6 +30,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def no_folder(folder: Path) -> str:
+    """What to say where a model's folder is not there."""
+    return f"there is no folder {folder}: a model is one with config.json and its weights"
+
+
 def token_ids(name: str, value: object) -> list[int]:
     """What a field of token ids holds, as a list; null is none. Raises `TypeError`."""
     if value is None:

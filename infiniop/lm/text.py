@@ -7,6 +7,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol
 
+from .config import no_folder
+
 
 class Tokenizer(Protocol):
     """What generation needs: `tokenizers.Tokenizer` and transformers' tokenizers both have it."""
@@ -20,7 +22,7 @@ def load_tokenizer(path: str | PathLike[str]) -> Tokenizer:
     """The tokenizer in a model folder's `tokenizer.json`."""
     file = Path(path) / "tokenizer.json"
     if not file.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {file.parent}: a model is one with config.json and its weights")
+        raise FileNotFoundError(no_folder(file.parent))
     if not file.is_file():
         raise FileNotFoundError(f"{file} does not exist: text in and out needs a tokenizer")
     try:
